@@ -1,0 +1,67 @@
+"""kvstore: an embedded, ordered, crash-safe key-value store.
+
+>>> import kvstore, tempfile
+>>> with kvstore.open(tempfile.mkdtemp()) as db:
+...     db.put(b"apple", b"red")  # durable when it returns
+...     with db.batch() as batch:  # all or nothing
+...         batch.put(b"banana", b"yellow")
+...         batch.delete(b"apple")
+...     list(db.scan(prefix=b"b"))
+[(b'banana', b'yellow')]
+
+``kvstore.wal`` holds the write-ahead log, usable alone; ``kvstore.errors`` the tree of exceptions.
+"""
+
+from kvstore.batch import WriteBatch
+from kvstore.errors import (
+    BackendUnavailableError,
+    ChecksumMismatch,
+    ClosedError,
+    CorruptionError,
+    DiskFullError,
+    ForkedError,
+    FormatError,
+    KVStoreError,
+    LimitError,
+    LockedError,
+    PoisonedError,
+    ReadOnlyError,
+    StorageIOError,
+)
+from kvstore.options import Options
+from kvstore.recovery import RecoveryReport
+from kvstore.store import KVStore, StoreStats, open
+from kvstore.wal import (
+    IoUringConfig,
+    IoUringStatsSnapshot,
+    PortableWalWriter,
+    is_io_uring_available,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendUnavailableError",
+    "ChecksumMismatch",
+    "ClosedError",
+    "CorruptionError",
+    "DiskFullError",
+    "ForkedError",
+    "FormatError",
+    "IoUringConfig",
+    "IoUringStatsSnapshot",
+    "KVStore",
+    "KVStoreError",
+    "LimitError",
+    "LockedError",
+    "Options",
+    "PoisonedError",
+    "PortableWalWriter",
+    "ReadOnlyError",
+    "RecoveryReport",
+    "StorageIOError",
+    "StoreStats",
+    "WriteBatch",
+    "is_io_uring_available",
+    "open",
+]

@@ -1,0 +1,59 @@
+/* Decoding write batches; the specification is the docstring of kvstore/batch.py. */
+#include "frame.h"
+
+enum { OP_HEADER = 8, KEY_MAX = 65536 };
+
+/* One batch; returns its operations, -1 when malformed, -2 when they do not fit. */
+static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *ops,
+                      size_t max_ops) {
+    size_t count = 0;
+    while (at < end) {
+        if (end - at < OP_HEADER) {
+            return -1;
+        }
+        uint32_t first = load_u32(data + at);
+        uint32_t type = first & 0xff;
+        uint64_t key_length = first >> 8;
+        uint64_t value_length = load_u32(data + at + 4);
+        if (!(type == KV_PUT || (type == KV_DELETE && value_length == 0)) || key_length == 0 ||
+            key_length > KEY_MAX || end - at - OP_HEADER < key_length + value_length) {
+            return -1;
+        }
+        if (count == max_ops) {
+            return -2;
+        }
+        int64_t *op = ops + count * KV_OP;
+        uint64_t key = at + OP_HEADER;
+        op[0] = (int64_t)type;
+        op[1] = (int64_t)key;
+        op[2] = op[3] = (int64_t)(key + key_length);
+        op[4] = (int64_t)(key + key_length + value_length);
+        at = key + key_length + value_length;
+        count++;
+    }
+    return (int64_t)count;
+}
+
+int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_row, size_t row_count,
+                          int64_t *ops, size_t max_ops, size_t *rows_done) {
+    size_t count = 0;
+    size_t row = first_row;
+    *rows_done = row;
+    for (; row < row_count; row++) {
+        const int64_t *r = rows + row * KV_ROW;
+        if (r[3] != KV_CHECKED) {
+            continue;
+        }
+        int64_t got = decode((const uint8_t *)data, (uint64_t)r[0], (uint64_t)r[1],
+                             ops + count * KV_OP, max_ops - count);
+        if (got == -1) {
+            return -1 - (int64_t)row;
+        }
+        if (got == -2) {
+            break;
+        }
+        count += (size_t)got;
+    }
+    *rows_done = row;
+    return (int64_t)count;
+}

@@ -1,0 +1,162 @@
+/* What the parts of the log core share. log.c appends and waits, round.c takes bytes to the device
+ * and says when they are durable, engine_*.c carry out single operations.
+ *
+ * Memory. Entries are framed into an arena used as a ring: file offset p lies at arena[(p - origin)
+ * mod size], so one number says where a byte is in both. Bytes between `written` and `head` are
+ * pinned: their write has not completed.
+ *
+ *     written <= submitted <= head        (file offsets)
+ *
+ * Rounds. A round is one trip to the device: at most two writes (the ring wraps) and, when it is to
+ * be durable, the sync that covers them. Several may be in flight and finish in any order; the
+ * durable watermark moves over them strictly in the order in which they began, and stops for good
+ * at the first that failed.
+ *
+ * Waiting. There is no I/O thread on the threaded path. Of the callers that wait, one (the driver)
+ * waits for the device; when completions arrive it wakes those whose entries became durable, and
+ * one more to take its place.
+ */
+#ifndef KV_CORE_H
+#define KV_CORE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* pwritev2, clock_gettime under -std=c11 */
+#endif
+
+#include "frame.h"
+
+#include <pthread.h>
+#include <stdbool.h>
+
+enum { ROUNDS_MAX = 64, OPS_PER_ROUND = 3, COMPLETIONS_MAX = ROUNDS_MAX * OPS_PER_ROUND };
+enum { BLOCK = 4096, RETRIES_MAX = 100, SYNC_TRIALS = 16 };
+
+struct round;
+
+typedef struct op {
+    struct round *round;
+    const uint8_t *data;
+    uint64_t offset;
+    uint64_t length;
+    int kind; /* KV_OP_... */
+    int retries;
+    struct op *next; /* in an engine's list of operations not begun */
+} op;
+
+typedef enum { WRITING, WRITTEN, SYNCING, DONE, FAILED } round_state;
+
+typedef struct round {
+    uint64_t start, end;               /* file offsets between which it writes */
+    uint64_t lsn;                      /* last entry it makes durable; 0: it only writes */
+    uint64_t queued_bytes, queued_ops; /* of the batch that it took along */
+    uint64_t began_ns;
+    int trial;            /* the sync strategy that this round measures, or 0 */
+    int in_flight;        /* operations begun and not completed */
+    bool durable;         /* must end with a sync */
+    bool needs_fdatasync; /* its writes do not sync themselves */
+    round_state state;
+    op ops[OPS_PER_ROUND];
+} round_t;
+
+typedef struct {
+    op *op;
+    int64_t result;
+} completion;
+
+/* An engine carries out operations. Every call is made with the log's lock held; wait may release
+ * it while it waits, and only one thread (the driver) is ever in wait. */
+typedef struct engine engine;
+typedef struct {
+    int (*attach)(engine *, const kv_log_file *file);
+    int (*begin)(engine *, op *); /* takes the operation; it may start now or in kick or wait */
+    int (*kick)(engine *);        /* hands over what was begun, without waiting */
+    int (*wait)(engine *, pthread_mutex_t *lock, bool block, completion *out, int max);
+    int (*set_eventfd)(engine *, int fd); /* NULL: the log itself writes to it */
+    void (*stats)(engine *, kv_log_stats *);
+    void (*close)(engine *);
+} engine_calls;
+
+struct engine {
+    const engine_calls *calls;
+    bool waits_in_caller; /* wait does the work itself: submit needs a thread for it */
+    bool dsync;           /* can do KV_OP_WRITE_DSYNC */
+};
+
+typedef struct waiter {
+    uint64_t lsn; /* wake when durable; 0: wake at any progress */
+    pthread_cond_t cond;
+    bool woken;
+    struct waiter *next, *previous;
+} waiter;
+
+struct kv_log {
+    pthread_mutex_t lock;
+    engine *engine;
+    kv_log_config config;
+    unsigned generation; /* of forks, when made */
+    pthread_t owner;
+
+    kv_log_file file;
+    pthread_cond_t idle; /* users became 0 */
+    uint8_t *arena;
+    uint64_t arena_bytes;
+    uint64_t origin, written, submitted, head;
+
+    uint64_t next_lsn, submitted_lsn, durable_lsn;
+    bool unsynced_bytes; /* written earlier without a sync: the next sync must cover the file */
+
+    uint64_t queue_start, queued_bytes, queued_ops;
+
+    round_t rounds[ROUNDS_MAX]; /* a FIFO */
+    int first_round, round_count, rounds_max;
+    int ops_in_flight;
+    int users; /* threads inside a call that may wait */
+
+    bool driving, appending, sealed, closed, attached, broken;
+    bool marked; /* the last entry framed is a MARK or a SEAL */
+    int error, error_operation;
+
+    waiter *waiters_first, *waiters_last;
+
+    int strategy; /* KV_SYNC_... in force */
+    int trials;
+    uint64_t trial_ns[3][SYNC_TRIALS / 2];
+
+    uint64_t taken_lsn;
+    uint64_t *tickets; /* by lsn % KV_TICKETS_MAX; ~0 = none */
+    bool *relaxed;
+
+    int eventfd;
+    bool worker_running, worker_stop;
+    pthread_t worker;
+    pthread_cond_t worker_wake;
+
+    kv_log_stats stats;
+};
+
+/* engine_*.c */
+engine *engine_pwrite_new(void);
+engine *engine_python_new(uint64_t handle);
+engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t arena_bytes,
+                         char *note, size_t note_size, int *error);
+
+/* round.c */
+uint64_t clock_ns(void);
+bool round_possible(const kv_log *log);
+/* What stops at head; durable or only written. `partial`: an entry is still being framed. */
+int round_begin(kv_log *log, bool durable, bool partial);
+/* Takes completions once, waiting for the first when `block`. Only when !log->driving. */
+void round_drive(kv_log *log, bool block);
+/* Wakes those whose entry is durable or will never be, and those who wait for any progress. */
+void wake_waiters(kv_log *log);
+/* Wakes one who still waits, to drive or to begin the next round. Called by a driver that leaves.
+ */
+void wake_successor(kv_log *log);
+/* Gives the lock up until progress is made: drives, or waits for who drives. The caller waits for
+ * lsn (0: for anything) and looks again. */
+void await_progress(kv_log *log, uint64_t lsn);
+
+/* log.c */
+void frame_into_arena(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind);
+
+#endif

@@ -1,0 +1,236 @@
+/* The io_uring engine, through liburing.
+ *
+ * - One registered buffer (the arena) and one registered file: the kernel pins and looks up once.
+ * - COOP_TASKRUN (Linux 5.19) spares the interrupt that would run completions in the submitter; who
+ *   submits on this path waits in the kernel anyway. SINGLE_ISSUER (6.0) is for a log that one
+ * thread promised to use alone. SQPOLL is had when asked for. Each is given up when the kernel
+ * refuses.
+ * - The kernel cancels what a thread had submitted when that thread ends (ECANCELED); round.c tries
+ *   again. The ring's memory is not inherited by a fork (liburing maps it so), and core calls
+ * refuse there before they touch it.
+ */
+#include "core.h"
+
+int kv_has_uring(void) {
+#ifdef KV_HAVE_URING
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+#include <errno.h>
+#include <stdio.h>
+
+#ifndef KV_HAVE_URING
+
+engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t arena_bytes,
+                         char *note, size_t note_size, int *error) {
+    (void)config;
+    (void)arena;
+    (void)arena_bytes;
+    snprintf(note, note_size, "kvstore was built without liburing");
+    *error = ENOSYS;
+    return NULL;
+}
+
+#else
+
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef IORING_SETUP_COOP_TASKRUN
+#define IORING_SETUP_COOP_TASKRUN (1U << 8)
+#endif
+#ifndef IORING_SETUP_SINGLE_ISSUER
+#define IORING_SETUP_SINGLE_ISSUER (1U << 12)
+#endif
+
+typedef struct {
+    engine base;
+    struct io_uring ring;
+    int fd;
+    bool fixed_buffer, file_registered, fixed_file, eventfd_registered;
+} uring_engine;
+
+static void add_note(char *note, size_t size, const char *text, int error) {
+    size_t used = strlen(note);
+    if (used < size) {
+        snprintf(note + used, size - used, "%s%s (%s)", used ? "; " : "", text, strerror(error));
+    }
+}
+
+static int uring_attach(engine *base, const kv_log_file *file) {
+    uring_engine *e = (uring_engine *)base;
+    int fd = file->fd;
+    e->fd = fd;
+    if (e->file_registered) {
+        e->fixed_file = io_uring_register_files_update(&e->ring, 0, &fd, 1) == 1;
+    } else {
+        e->fixed_file = e->file_registered = io_uring_register_files(&e->ring, &fd, 1) == 0;
+    }
+    return 0;
+}
+
+static int uring_begin(engine *base, op *o) {
+    uring_engine *e = (uring_engine *)base;
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
+    if (!sqe) {
+        io_uring_submit(&e->ring);
+        sqe = io_uring_get_sqe(&e->ring);
+    }
+    if (!sqe) {
+        return -EBUSY;
+    }
+    int fd = e->fixed_file ? 0 : e->fd;
+    if (o->kind == KV_OP_SYNC) {
+        io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
+    } else if (e->fixed_buffer) {
+        io_uring_prep_write_fixed(sqe, fd, o->data, (unsigned)o->length, o->offset, 0);
+    } else {
+        io_uring_prep_write(sqe, fd, o->data, (unsigned)o->length, o->offset);
+    }
+    if (o->kind == KV_OP_WRITE_DSYNC) {
+        sqe->rw_flags = RWF_DSYNC;
+    }
+    if (e->fixed_file) {
+        sqe->flags |= IOSQE_FIXED_FILE;
+    }
+    io_uring_sqe_set_data(sqe, o);
+    return 0;
+}
+
+static int uring_kick(engine *base) {
+    uring_engine *e = (uring_engine *)base;
+    while (io_uring_sq_ready(&e->ring) > 0) {
+        int status = io_uring_submit(&e->ring);
+        if (status >= 0 || status == -EAGAIN || status == -EBUSY) {
+            return 0; /* what the kernel did not take stays queued; wait tries again */
+        }
+        if (status != -EINTR) {
+            return status;
+        }
+    }
+    return 0;
+}
+
+static int uring_wait(engine *base, pthread_mutex_t *lock, bool block, completion *out, int max) {
+    uring_engine *e = (uring_engine *)base;
+    struct io_uring_cqe *cqe;
+    pthread_mutex_unlock(lock);
+    int status = 0;
+    if (block) {
+        /* Bounded, so that entries the kernel had no memory to take are handed over again. Before
+         * Linux 5.11 the bound would itself be a submission, and others may be submitting now. */
+        struct __kernel_timespec second = {.tv_sec = 1};
+        status = e->ring.features & IORING_FEAT_EXT_ARG
+                     ? io_uring_wait_cqe_timeout(&e->ring, &cqe, &second)
+                     : io_uring_wait_cqe(&e->ring, &cqe);
+    }
+    pthread_mutex_lock(lock);
+    if (status < 0 && status != -EINTR && status != -ETIME && status != -EAGAIN) {
+        return status;
+    }
+    int count = 0;
+    while (count < max && io_uring_peek_cqe(&e->ring, &cqe) == 0) {
+        out[count].op = io_uring_cqe_get_data(cqe);
+        out[count].result = cqe->res;
+        io_uring_cqe_seen(&e->ring, cqe);
+        count++;
+    }
+    return count;
+}
+
+static int uring_set_eventfd(engine *base, int fd) {
+    uring_engine *e = (uring_engine *)base;
+    if (e->eventfd_registered) {
+        io_uring_unregister_eventfd(&e->ring);
+        e->eventfd_registered = false;
+    }
+    int status = fd >= 0 ? io_uring_register_eventfd(&e->ring, fd) : 0;
+    e->eventfd_registered = fd >= 0 && status == 0;
+    return status;
+}
+
+static void uring_stats(engine *base, kv_log_stats *stats) {
+    uring_engine *e = (uring_engine *)base;
+    stats->cqe_overflows = *e->ring.cq.koverflow;
+    stats->sq_dropped = *e->ring.sq.kdropped;
+}
+
+static void uring_close(engine *base) {
+    uring_engine *e = (uring_engine *)base;
+    io_uring_queue_exit(&e->ring);
+    free(e);
+}
+
+static int setup_ring(uring_engine *e, const kv_log_config *config, char *note, size_t note_size) {
+    unsigned optional = IORING_SETUP_COOP_TASKRUN;
+    if (config->single_issuer) {
+        optional |= IORING_SETUP_SINGLE_ISSUER;
+    }
+    if (config->kernel_poll) {
+        struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | IORING_SETUP_SQPOLL,
+                                         .sq_thread_idle = config->sq_poll_idle_ms};
+        int status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+        if (status == 0) {
+            return 0;
+        }
+        add_note(note, note_size, "no SQPOLL", -status);
+    }
+    struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | optional};
+    int status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+    if (status == -EINVAL) {
+        add_note(note, note_size, "no COOP_TASKRUN or SINGLE_ISSUER", -status);
+        memset(&params, 0, sizeof params);
+        params.flags = IORING_SETUP_CLAMP;
+        status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+    }
+    return status;
+}
+
+static bool opcodes_present(struct io_uring *ring) {
+    static const int wanted[] = {IORING_OP_WRITE, IORING_OP_WRITE_FIXED, IORING_OP_FSYNC};
+    struct io_uring_probe *probe = io_uring_get_probe_ring(ring);
+    bool all = probe != NULL;
+    for (size_t i = 0; all && i < sizeof wanted / sizeof *wanted; i++) {
+        all = io_uring_opcode_supported(probe, wanted[i]);
+    }
+    io_uring_free_probe(probe);
+    return all;
+}
+
+engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t arena_bytes,
+                         char *note, size_t note_size, int *error) {
+    static const engine_calls calls = {uring_attach,      uring_begin, uring_kick, uring_wait,
+                                       uring_set_eventfd, uring_stats, uring_close};
+    uring_engine *e = calloc(1, sizeof *e);
+    if (!e) {
+        return NULL;
+    }
+    int status = setup_ring(e, config, note, note_size);
+    if (status < 0) {
+        add_note(note, note_size, "the kernel refuses a ring", -status);
+        *error = -status;
+        free(e);
+        return NULL;
+    }
+    if (!opcodes_present(&e->ring)) {
+        add_note(note, note_size, "the kernel's ring cannot write and sync files", ENOSYS);
+        *error = ENOSYS;
+        uring_close(&e->base);
+        return NULL;
+    }
+    struct iovec all = {arena, arena_bytes};
+    status = io_uring_register_buffers(&e->ring, &all, 1);
+    e->fixed_buffer = status == 0;
+    if (status < 0) {
+        add_note(note, note_size, "buffers not registered", -status);
+    }
+    e->base.calls = &calls;
+    e->base.dsync = true;
+    return &e->base;
+}
+
+#endif

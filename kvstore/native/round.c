@@ -1,0 +1,347 @@
+/* Rounds: bytes to the device, completions back, the durable watermark.
+ *
+ * Some facts about the device path, each met by code below:
+ *
+ * - A write's completion says that the page cache (or the drive's volatile cache) has the bytes.
+ * Only the completion of a sync that was begun after the write completed says that they are
+ * durable.
+ * - RWF_DSYNC syncs just the range of its own write. Bytes written earlier without it need
+ * fdatasync.
+ * - A short write is not an error; the rest is written again, and only then is there a sync. Under
+ *   O_DIRECT the rest begins at a block boundary, so up to a block is written twice before its
+ * sync.
+ * - After a failed sync the kernel may drop the dirty pages and report success next time
+ * (fsyncgate, 2018). A failure therefore ends the log's life for writing; nothing is ever synced
+ * again.
+ * - EINTR, EAGAIN and ECANCELED say that the operation did not happen (the last: its submitting
+ * thread ended). They are tried again, a bounded number of times.
+ * - Writing to zero-filled, allocated blocks spares the file system a journal commit for every sync
+ *   (250 -> 175 us on ext4), so Python fills files ahead and this code never makes one longer.
+ */
+#include "core.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+uint64_t clock_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+static round_t *round_at(kv_log *log, int index) {
+    return &log->rounds[(log->first_round + index) % ROUNDS_MAX];
+}
+
+/* The error is met once, by whoever comes first; later ones are its consequences. */
+static void fail(kv_log *log, round_t *round, int error, int operation) {
+    round->state = FAILED;
+    if (log->error == 0) {
+        log->error = error;
+        log->error_operation = operation;
+    }
+}
+
+static void op_begin(kv_log *log, round_t *round, op *o) {
+    int status = log->engine->calls->begin(log->engine, o);
+    if (status < 0) {
+        fail(log, round, -status, o->kind);
+        return;
+    }
+    round->in_flight++;
+    log->ops_in_flight++;
+    log->stats.ops_submitted++;
+    if (o->kind != KV_OP_WRITE) {
+        log->stats.syncs++;
+    }
+}
+
+/* Under O_DIRECT the device takes whole blocks: a PAD entry fills the last one. */
+static void pad_to_block(kv_log *log) {
+    uint64_t over = (log->head - log->file.base) % BLOCK;
+    if (over == 0) {
+        return;
+    }
+    uint64_t gap = BLOCK - over;
+    if (gap < FRAME_HEADER) {
+        gap += BLOCK;
+    }
+    frame_into_arena(log, NULL, gap - FRAME_HEADER, 0, KV_PAD);
+}
+
+bool round_possible(const kv_log *log) {
+    return log->round_count < log->rounds_max && log->error == 0 && !log->broken;
+}
+
+/* While undecided, rounds alone in flight take turns to try both strategies. */
+static int choose_strategy(kv_log *log, round_t *round) {
+    if (!log->engine->dsync) {
+        return KV_SYNC_FDATASYNC;
+    }
+    if (log->strategy != KV_SYNC_MEASURE) {
+        return log->strategy;
+    }
+    int strategy = log->trials % 2 ? KV_SYNC_FDATASYNC : KV_SYNC_DSYNC;
+    if (log->round_count == 0 && !log->unsynced_bytes) {
+        round->trial = strategy;
+    }
+    return strategy;
+}
+
+static void finish_trial(kv_log *log, const round_t *round) {
+    if (round->trial == 0 || log->strategy != KV_SYNC_MEASURE || log->trials == SYNC_TRIALS) {
+        return;
+    }
+    log->trial_ns[round->trial][log->trials / 2] = clock_ns() - round->began_ns;
+    if (++log->trials < SYNC_TRIALS) {
+        return;
+    }
+    /* The smallest of eight is what the device can do; the rest is other people's noise. */
+    uint64_t best[3] = {0, UINT64_MAX, UINT64_MAX};
+    for (int s = KV_SYNC_DSYNC; s <= KV_SYNC_FDATASYNC; s++) {
+        for (int i = 0; i < SYNC_TRIALS / 2; i++) {
+            if (log->trial_ns[s][i] < best[s]) {
+                best[s] = log->trial_ns[s][i];
+            }
+        }
+    }
+    log->strategy =
+        best[KV_SYNC_DSYNC] <= best[KV_SYNC_FDATASYNC] ? KV_SYNC_DSYNC : KV_SYNC_FDATASYNC;
+}
+
+int round_begin(kv_log *log, bool durable, bool partial) {
+    if (log->file.direct && !partial) {
+        pad_to_block(log);
+    }
+    uint64_t end = log->head;
+    if (log->file.direct && partial) {
+        end -= (end - log->file.base) % BLOCK;
+    }
+    round_t *round = round_at(log, log->round_count);
+    memset(round, 0, sizeof *round);
+    round->start = log->submitted;
+    round->end = end;
+    round->durable = durable;
+    round->began_ns = clock_ns();
+    round->state = WRITING;
+
+    uint64_t length = end - log->submitted;
+    uint64_t at = (log->submitted - log->origin) % log->arena_bytes;
+    uint64_t first = length < log->arena_bytes - at ? length : log->arena_bytes - at;
+    bool one_write = length > 0 && first == length;
+    bool dsync = durable && one_write && choose_strategy(log, round) == KV_SYNC_DSYNC &&
+                 !log->unsynced_bytes;
+    round->needs_fdatasync = durable && !dsync;
+    log->unsynced_bytes = !durable && (log->unsynced_bytes || length > 0);
+
+    if (!partial) {
+        /* The batch leaves the queue; requeue_failed puts it back if it does not arrive. */
+        round->queued_bytes = log->queued_bytes;
+        round->queued_ops = log->queued_ops;
+        log->queued_bytes = log->queued_ops = 0;
+        log->queue_start = end;
+    }
+    if (durable) {
+        round->lsn = log->next_lsn - 1;
+        log->submitted_lsn = round->lsn;
+    }
+    log->round_count++;
+
+    uint64_t parts[2][2] = {{at, first}, {0, length - first}};
+    for (int i = 0; i < 2 && parts[i][1] > 0 && round->state != FAILED; i++) {
+        op *o = &round->ops[i];
+        o->round = round;
+        o->kind = dsync ? KV_OP_WRITE_DSYNC : KV_OP_WRITE;
+        o->data = log->arena + parts[i][0];
+        o->offset = log->submitted + (i == 0 ? 0 : first);
+        o->length = parts[i][1];
+        op_begin(log, round, o);
+    }
+    log->submitted = end;
+    if (round->state == FAILED) {
+        wake_waiters(log);
+        return -log->error;
+    }
+    if (length == 0) {
+        round->state = WRITTEN;
+    }
+    return 0;
+}
+
+/* The rest of a short write, or all of one that did not happen. Returns false when it is not to be.
+ */
+static bool op_again(kv_log *log, round_t *round, op *o, uint64_t done) {
+    if (log->file.direct) {
+        done -= done % BLOCK;
+    }
+    if (done == 0 && ++o->retries > RETRIES_MAX) {
+        return false;
+    }
+    o->data += done;
+    o->offset += done;
+    o->length -= done;
+    op_begin(log, round, o);
+    return true;
+}
+
+static void op_complete(kv_log *log, op *o, int64_t result) {
+    round_t *round = o->round;
+    round->in_flight--;
+    log->ops_in_flight--;
+    log->stats.ops_completed++;
+    if (round->state == FAILED) {
+        return;
+    }
+    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+        if (!op_again(log, round, o, 0)) {
+            fail(log, round, (int)-result, o->kind);
+        }
+    } else if (result < 0) {
+        fail(log, round, (int)-result, o->kind);
+    } else if (o->kind == KV_OP_SYNC) {
+        round->state = DONE;
+    } else {
+        uint64_t done = (uint64_t)result;
+        log->stats.bytes_written += done;
+        if (done < o->length && !op_again(log, round, o, done)) {
+            fail(log, round, EIO, o->kind); /* it writes nothing and names no reason */
+        }
+    }
+    if (round->state == WRITING && round->in_flight == 0) {
+        round->state = WRITTEN;
+    }
+}
+
+static void record_durable(kv_log *log, const round_t *round) {
+    log->durable_lsn = round->lsn;
+    log->stats.batches++;
+    uint64_t us = (clock_ns() - round->began_ns) / 1000;
+    int bucket = us == 0 ? 0 : 64 - __builtin_clzll(us);
+    log->stats.sync_latency_us[bucket < KV_HISTOGRAM ? bucket : KV_HISTOGRAM - 1]++;
+    finish_trial(log, round);
+}
+
+/* What never became durable is put back in the queue, so that nobody is told it had left. */
+static void requeue_failed(kv_log *log) {
+    for (int i = 0; i < log->round_count; i++) {
+        round_t *round = round_at(log, i);
+        log->queued_bytes += round->queued_bytes;
+        log->queued_ops += round->queued_ops;
+        round->queued_bytes = round->queued_ops = 0;
+    }
+    log->queue_start = log->round_count > 0 ? round_at(log, 0)->start : log->queue_start;
+}
+
+/* Begins the syncs whose writes are all done, then retires finished rounds from the front. */
+static void advance(kv_log *log) {
+    bool writes_done = true;
+    for (int i = 0; i < log->round_count && log->error == 0; i++) {
+        round_t *round = round_at(log, i);
+        writes_done = writes_done && round->state != WRITING;
+        if (!writes_done) {
+            break;
+        }
+        log->written = round->end > log->written ? round->end : log->written;
+        if (round->state != WRITTEN) {
+            continue;
+        }
+        if (!round->needs_fdatasync) {
+            round->state = DONE;
+            continue;
+        }
+        op *o = &round->ops[2];
+        o->round = round;
+        o->kind = KV_OP_SYNC;
+        round->state = SYNCING;
+        op_begin(log, round, o);
+    }
+    /* Once anything failed, no success counts: of two syncs that run together the kernel tells just
+     * one that a page was lost. */
+    while (log->error == 0 && log->round_count > 0 && round_at(log, 0)->state == DONE) {
+        round_t *round = round_at(log, 0);
+        if (round->durable) {
+            record_durable(log, round);
+        }
+        log->first_round = (log->first_round + 1) % ROUNDS_MAX;
+        log->round_count--;
+    }
+    if (log->error) {
+        requeue_failed(log);
+    }
+}
+
+void round_drive(kv_log *log, bool block) {
+    completion done[COMPLETIONS_MAX];
+    uint64_t durable_before = log->durable_lsn;
+    advance(log);
+    int status = log->engine->calls->kick(log->engine);
+    if (status == 0 && log->ops_in_flight > 0) {
+        log->driving = true;
+        status = log->engine->calls->wait(log->engine, &log->lock, block, done, COMPLETIONS_MAX);
+        log->driving = false;
+    }
+    for (int i = 0; i < status; i++) {
+        op_complete(log, done[i].op, done[i].result);
+    }
+    if (status < 0) {
+        /* The engine itself is gone: what is in flight will never be answered. */
+        log->broken = true;
+        if (log->error == 0) {
+            log->error = -status;
+            log->error_operation = KV_OP_WRITE;
+        }
+    }
+    advance(log);
+    if (log->ops_in_flight > 0 && !log->broken) {
+        log->engine->calls->kick(log->engine);
+    }
+    if (log->eventfd >= 0 && (log->durable_lsn != durable_before || log->error)) {
+        uint64_t one = 1;
+        ssize_t ignored = write(log->eventfd, &one, sizeof one);
+        (void)ignored; /* a full counter is as good as one more */
+    }
+    wake_waiters(log);
+}
+
+static void unlink_waiter(kv_log *log, waiter *w) {
+    *(w->previous ? &w->previous->next : &log->waiters_first) = w->next;
+    *(w->next ? &w->next->previous : &log->waiters_last) = w->previous;
+    w->woken = true;
+    pthread_cond_signal(&w->cond);
+}
+
+void wake_waiters(kv_log *log) {
+    for (waiter *w = log->waiters_first, *next; w; w = next) {
+        next = w->next;
+        if (w->lsn == 0 || w->lsn <= log->durable_lsn || log->error || log->closed) {
+            unlink_waiter(log, w);
+        }
+    }
+}
+
+void wake_successor(kv_log *log) {
+    if (log->waiters_first && !log->driving) {
+        unlink_waiter(log, log->waiters_first);
+    }
+}
+
+void await_progress(kv_log *log, uint64_t lsn) {
+    bool work = log->round_count > 0 && (log->ops_in_flight > 0 || log->error == 0);
+    if (work && !log->driving && !log->broken) {
+        round_drive(log, true);
+        if (lsn <= log->durable_lsn) {
+            wake_successor(log);
+        }
+        return;
+    }
+    waiter me = {.lsn = lsn, .previous = log->waiters_last};
+    pthread_cond_init(&me.cond, NULL);
+    *(log->waiters_last ? &log->waiters_last->next : &log->waiters_first) = &me;
+    log->waiters_last = &me;
+    while (!me.woken) {
+        pthread_cond_wait(&me.cond, &log->lock);
+    }
+    pthread_cond_destroy(&me.cond);
+}

@@ -1,0 +1,73 @@
+"""Options: all that can be set when a store is opened; every limit has its unit in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from kvstore.errors import LimitError
+
+__all__ = ["KEY_BYTES_MAX", "RECOVERY_MODES", "VALUE_BYTES_MAX", "Options"]
+
+KEY_BYTES_MAX = 64 << 10
+VALUE_BYTES_MAX = 512 << 20
+
+RECOVERY_MODES = ("tolerate_torn_tail", "strict", "point_in_time", "salvage")
+_BACKENDS = ("auto", "io_uring", "pwrite")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a store is opened; immutable, checked when made.
+
+    ``sync``               whether writes wait until they are durable, if the call does not say
+    ``create_if_missing``  make a store where there is none (else an error)
+    ``error_if_exists``    refuse to open an existing one
+    ``wal_backend``        "auto", "io_uring" or "pwrite"; KVSTORE_WAL_BACKEND overrides it
+    ``wal_buffer_bytes``   memory for writes on their way to the log, 32 KiB to 1 GiB
+    ``wal_segment_bytes``  size of a full log file, 64 KiB to 64 GiB
+    ``wal_direct_io``      bypass the page cache: synced blocks are never written again, and every
+                           batch takes at least 4 KiB of log
+    ``flush_interval_ms``  with ``sync=False``, how long a write may stay undurable (0 to 60000)
+    ``recovery``           what to do about damage found on opening:
+                           "tolerate_torn_tail": cut what a crash left half written, refuse damage
+                           to what had been durable; "strict": refuse both; "point_in_time": consent
+                           to lose everything behind the first damage; "salvage": read-only, skip
+                           damage
+
+    Raises LimitError (a ValueError) that names the field and its range.
+    """
+
+    sync: bool = True
+    create_if_missing: bool = True
+    error_if_exists: bool = False
+    wal_backend: str = "auto"
+    wal_buffer_bytes: int = 4 << 20
+    wal_segment_bytes: int = 64 << 20
+    wal_direct_io: bool = False
+    flush_interval_ms: float = 10
+    recovery: str = "tolerate_torn_tail"
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
+                raise LimitError(
+                    f"{field.name} must be True or False, not {getattr(self, field.name)!r}"
+                )
+        _check_choice("wal_backend", self.wal_backend, _BACKENDS)
+        _check_choice("recovery", self.recovery, RECOVERY_MODES)
+        _check_range("wal_buffer_bytes", self.wal_buffer_bytes, 32 << 10, 1 << 30)
+        _check_range("wal_segment_bytes", self.wal_segment_bytes, 64 << 10, 64 << 30)
+        _check_range("flush_interval_ms", self.flush_interval_ms, 0, 60_000, whole=False)
+
+
+def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise LimitError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+
+
+def _check_range(
+    name: str, value: object, smallest: int, largest: int, *, whole: bool = True
+) -> None:
+    kinds = (int,) if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not smallest <= value <= largest:
+        raise LimitError(f"{name} must be {smallest} to {largest}, not {value!r}")

@@ -1,0 +1,214 @@
+"""SegmentedWalWriter: a log that goes on from file to file.
+
+A segment is a log file (format.py) with a number. The next one is prepared in the background (the
+spare: allocated and filled with zeros), so that going on costs a header, a rename and three syncs.
+
+    prepare the file  ->  SEAL the old segment, durable  ->  header with the old one's end, durable
+    ->  rename to its number, directory synced  ->  first entry
+
+A crash between any two leaves a log that ends with the old segment. A full disk is met in the first
+step, before the entry that asked for room is accepted, and the next append tries again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+
+from kvstore import paths
+from kvstore.errors import LimitError, StorageIOError
+from kvstore.fs import File, FileSystem
+from kvstore.native import lib
+from kvstore.wal.config import IoUringConfig
+from kvstore.wal.format import HEADER_BYTES, Predecessor, SegmentHeader
+from kvstore.wal.reader import LogEnd
+from kvstore.wal.writer import SPARE_BYTES, PortableWalWriter
+
+__all__ = ["SEGMENT_BYTES_MIN", "SegmentedWalWriter"]
+
+SEGMENT_BYTES_MIN = 64 << 10
+_FIRST_SEGMENT_BYTES = 1 << 20
+_GROWTH = 4
+_FILL_STEP_BYTES = 1 << 20
+
+
+class _Spare:
+    """The next segment's file, filled in a thread of its own."""
+
+    def __init__(self, fs: FileSystem, path: str, size: int, *, recycled: bool = False) -> None:
+        self.size = size
+        self.recycled = recycled
+        self._fs, self._path = fs, path
+        self._file: File | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._fill, name="kvstore-spare", daemon=True)
+        self._thread.start()
+
+    def _fill(self) -> None:
+        # A failure (a full disk, as a rule) is met again, and reported, when the file is needed.
+        with contextlib.suppress(StorageIOError):
+            self._file = self._fs.open(self._path, create=True)
+            if not self.recycled:
+                self._file.truncate(0)
+            at = self._file.size()
+            while at < self.size and not self._abandoned:
+                step = min(_FILL_STEP_BYTES, self.size - at)
+                self._file.preallocate(at, step)
+                at += step
+            self._file.sync()
+
+    def take(self) -> File | None:
+        """The file, when it is ready; None when preparing it failed."""
+        self._thread.join()
+        file = self._file
+        if file is not None and file.size() < self.size:
+            self.abandon()
+            return None
+        return file
+
+    def abandon(self) -> None:
+        """Removes the file."""
+        self._abandoned = True
+        self._thread.join()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+            with contextlib.suppress(StorageIOError):
+                self._fs.unlink(self._path)
+
+
+class SegmentedWalWriter(PortableWalWriter):
+    """A PortableWalWriter whose log goes on in the next segment of ``directory`` when one is full.
+
+    The first segment, number ``next_segment``, is made by the first append, with ``base_lsn`` as
+    its first LSN and ``predecessor`` as the end of what came before; an existing segment is never
+    written to. Segments grow from 1 MiB to ``segment_bytes``; an entry that is larger gets a larger
+    one. Offsets and ``size()`` count within the current segment. The caller holds the directory's
+    lock.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        config: IoUringConfig | None = None,
+        *,
+        backend: str = "auto",
+        log_id: bytes,
+        next_segment: int,
+        base_lsn: int,
+        predecessor: Predecessor | None,
+        segment_bytes: int = 64 << 20,
+        fs: FileSystem | None = None,
+    ) -> None:
+        if segment_bytes < SEGMENT_BYTES_MIN:
+            raise LimitError(
+                f"segment_bytes must be {SEGMENT_BYTES_MIN} or more, not {segment_bytes}"
+            )
+        self._setup(directory, config, fs)
+        self._directory = directory
+        self._log_id = log_id
+        self._next_segment = next_segment
+        self._predecessor = predecessor
+        self._segment_bytes = segment_bytes
+        self._next_bytes = min(_FIRST_SEGMENT_BYTES, segment_bytes)
+        self._spare: _Spare | None = None
+        self._start(directory, backend, record_tickets=True)
+        self._core.check(lib.kv_log_begin(self._log, base_lsn))
+        self._closed = False
+
+    @property
+    def segment_number(self) -> int:
+        """The segment that entries go to; that before the first while nothing was appended."""
+        return self._next_segment - 1
+
+    def ready(self) -> list[int]:
+        """Tickets whose turn to be applied has come, each followed by its LSN (LogCore.ready)."""
+        return self._core.ready()
+
+    def taken(self, lsn: int) -> None:
+        """Everything ready up to ``lsn`` has been applied."""
+        self._core.taken(lsn)
+
+    def recycle(self, number: int) -> None:
+        """Gives segment ``number`` up: its file becomes the next spare, or goes.
+
+        Only for a segment whose entries nobody needs any more, and which nobody reads: it is gone
+        when this returns, for good. Never for the current one.
+        """
+        if number >= self.segment_number:
+            raise LimitError(f"segment {number} is in use")
+        with self._room_lock:
+            path = os.path.join(self._directory, paths.format_segment(number))
+            if self._spare is None and not self._closed:
+                spare = self._spare_path()
+                self._fs.rename(path, spare)
+                self._fs.sync_directory(self._directory)
+                self._spare = _Spare(self._fs, spare, self._next_bytes, recycled=True)
+            else:
+                self._fs.unlink(path)
+                self._fs.sync_directory(self._directory)
+
+    def _make_room(self, size: int) -> None:
+        with self._room_lock:
+            if self._closed:
+                return
+            end = lib.kv_log_end(self._log)
+            if self._file is None or end + size + SPARE_BYTES > self._limit:
+                self._rotate(HEADER_BYTES + size + SPARE_BYTES)
+
+    def _rotate(self, bytes_needed: int) -> None:
+        file, recycled = self._next_file(bytes_needed)
+        try:
+            limit = file.size()
+            if self._file is not None:
+                self._core.check(lib.kv_log_seal(self._log))
+                end = lib.kv_log_end(self._log)
+                self._predecessor = Predecessor(self.segment_number, end, self.last_lsn)
+            number = self._next_segment
+            header = SegmentHeader.make(
+                self._log_id, number, self.last_lsn + 1, self._predecessor, recycled=recycled
+            )
+            path = os.path.join(self._directory, paths.format_segment(number))
+            self._publish(file, header, path)
+            self._enter_file(
+                file, header, LogEnd(HEADER_BYTES, header.base_lsn - 1, sealed=False), limit
+            )
+        except BaseException:
+            file.close()
+            raise
+        self._next_segment = number + 1
+        self._next_bytes = min(self._next_bytes * _GROWTH, self._segment_bytes)
+        self._spare = _Spare(self._fs, self._spare_path(), self._next_bytes)
+
+    def _next_file(self, bytes_needed: int) -> tuple[File, bool]:
+        """A file with room for so much, zero-filled or recycled, under the spare's name."""
+        spare, self._spare = self._spare, None
+        file = spare.take() if spare is not None else None
+        recycled = file is not None and spare is not None and spare.recycled
+        if file is None:
+            file = self._fs.open(self._spare_path(), create=True)
+        try:
+            if spare is None:
+                file.truncate(0)
+            size = file.size()
+            wanted = max(self._next_bytes, bytes_needed)
+            if size < wanted:
+                file.preallocate(size, wanted - size)
+                file.sync()
+        except BaseException:
+            file.close()
+            raise
+        return file, recycled
+
+    def _spare_path(self) -> str:
+        return os.path.join(self._directory, paths.SPARE)
+
+    def _seal_and_trim(self) -> None:
+        if self._file is not None:
+            super()._seal_and_trim()
+
+    def _release(self) -> None:
+        if self._spare is not None:
+            self._spare.abandon()
+        super()._release()
