@@ -18,12 +18,9 @@ from collections.abc import Iterable
 
 from sortedcontainers import SortedList
 
-from kvstore.native import lib
-
 __all__ = ["MemTable"]
 
 _VERIFY = os.environ.get("KVSTORE_VERIFY") == "1"
-_PUT = lib.KV_PUT
 
 
 class MemTable:
@@ -90,14 +87,14 @@ class MemTable:
         """
         values = self._values
         numbers = iter(operations)
-        for kind, key, key_end, value, value_end in zip(*[numbers] * 5, strict=True):
-            values[data[key:key_end]] = data[value:value_end] if kind == _PUT else None
+        for key, key_end, value_end in zip(numbers, numbers, numbers, strict=True):
+            values[data[key:key_end]] = data[key_end:value_end] if value_end >= 0 else None
 
     def loaded(self, lsn: int) -> None:
         """Ends a series of ``load``."""
         self._unsorted = list(self._values)
         self._sorted = SortedList()
-        self._live_count = sum(value is not None for value in self._values.values())
+        self._live_count = len(self._values) - list(self._values.values()).count(None)
         self.last_lsn = lsn
 
     # ---- reading ----

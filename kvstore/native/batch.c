@@ -24,10 +24,9 @@ static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *o
         }
         int64_t *op = ops + count * KV_OP;
         uint64_t key = at + OP_HEADER;
-        op[0] = (int64_t)type;
-        op[1] = (int64_t)key;
-        op[2] = op[3] = (int64_t)(key + key_length);
-        op[4] = (int64_t)(key + key_length + value_length);
+        op[0] = (int64_t)key;
+        op[1] = (int64_t)(key + key_length);
+        op[2] = type == KV_PUT ? (int64_t)(key + key_length + value_length) : -1;
         at = key + key_length + value_length;
         count++;
     }

@@ -20,7 +20,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
-SOURCES = ("crc32c.c", "frame.c", "batch.c", "log.c", "round.c")
+SOURCES = ("crc32c.c", "frame.c", "batch.c", "log.c", "append.c", "submit.c", "ticket.c", "round.c")
 ENGINES = ("engine_pwrite.c", "engine_python.c", "engine_uring.c")
 LIBURING = "liburing >= 2.3"
 

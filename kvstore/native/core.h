@@ -1,5 +1,7 @@
-/* What the parts of the log core share. log.c appends and waits, round.c takes bytes to the device
- * and says when they are durable, engine_*.c carry out single operations.
+/* What the parts of the log core share. append.c frames entries and waits for them, submit.c serves
+ * callers that do not wait, ticket.c says what may be applied; round.c takes bytes to the device
+ * and says when they are durable, engine_*.c carry out single operations; log.c begins and ends it
+ * all.
  *
  * Memory. Entries are framed into an arena used as a ring: file offset p lies at arena[(p - origin)
  * mod size], so one number says where a byte is in both. Bytes between `written` and `head` are
@@ -97,6 +99,7 @@ struct kv_log {
     pthread_t owner;
 
     kv_log_file file;
+    uint64_t files;      /* attached so far */
     pthread_cond_t idle; /* users became 0 */
     uint8_t *arena;
     uint64_t arena_bytes;
@@ -157,6 +160,22 @@ void wake_successor(kv_log *log);
 void await_progress(kv_log *log, uint64_t lsn);
 
 /* log.c */
+/* Takes the lock and says whether the log may be used; on success pairs with leave(). */
+int enter(kv_log *log);
+void leave(kv_log *log);
+/* 0, or why nothing more may be written. */
+int usable(const kv_log *log);
+/* The same for who was waiting when it failed: the cause itself. */
+int failed_meanwhile(const kv_log *log);
+
+/* append.c */
+int wait_durable(kv_log *log, uint64_t lsn);
 void frame_into_arena(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind);
+
+/* ticket.c */
+#define NO_TICKET UINT64_MAX
+void set_ticket(kv_log *log, uint64_t lsn, uint64_t ticket, bool relaxed);
+/* Passes over what nobody applies, up to `before`. */
+void skip_untaken(kv_log *log, uint64_t before);
 
 #endif

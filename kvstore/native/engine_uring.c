@@ -78,6 +78,10 @@ static int uring_begin(engine *base, op *o) {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&e->ring);
     if (!sqe) {
         io_uring_submit(&e->ring);
+        if (e->ring.flags & IORING_SETUP_SQPOLL) {
+            io_uring_sqring_wait(
+                &e->ring); /* the kernel's thread takes entries when it gets to it */
+        }
         sqe = io_uring_get_sqe(&e->ring);
     }
     if (!sqe) {

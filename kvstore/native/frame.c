@@ -74,6 +74,7 @@ size_t kv_scan(kv_scan_state *state, const char *data, size_t size, int64_t *row
         }
         write_row(rows + count * KV_ROW, at, e);
         count++;
+        state->user_entries += e.kind == KV_PLAIN || e.kind == KV_CHECKED;
         state->position += whole;
         state->lsn++;
     }

@@ -47,13 +47,14 @@ enum {
 enum { KV_ROW = 5 }; /* payload start, payload end, lsn, kind, unsynced */
 
 typedef struct {
-    size_t position;   /* in: where to begin; out: where the scan stopped */
-    uint64_t lsn;      /* in and out: of the entry expected at position */
-    uint64_t need;     /* out, KV_STOP_MORE: bytes from position that the entry takes */
-    uint32_t seed;     /* in: CRC-32C of the salt */
-    uint32_t expected; /* out, KV_STOP_PAYLOAD: the checksum in the file */
-    uint32_t actual;   /* out, KV_STOP_PAYLOAD: the checksum of the bytes */
-    int stop;          /* out */
+    size_t position;       /* in: where to begin; out: where the scan stopped */
+    uint64_t lsn;          /* in and out: of the entry expected at position */
+    uint64_t user_entries; /* in and out: PLAIN and CHECKED ones seen are added */
+    uint64_t need;         /* out, KV_STOP_MORE: bytes from position that the entry takes */
+    uint32_t seed;         /* in: CRC-32C of the salt */
+    uint32_t expected;     /* out, KV_STOP_PAYLOAD: the checksum in the file */
+    uint32_t actual;       /* out, KV_STOP_PAYLOAD: the checksum of the bytes */
+    int stop;              /* out */
 } kv_scan_state;
 
 /* Validates entries and writes a row of KV_ROW numbers for each, at most max_rows; returns how
@@ -75,7 +76,7 @@ size_t kv_used_bytes(const char *data, size_t size);
 /* ---- batch.c: decoding write batches ---- */
 
 enum { KV_PUT = 1, KV_DELETE = 2 };
-enum { KV_OP = 5 }; /* type, key start, key end, value start, value end */
+enum { KV_OP = 3 }; /* key start, key end, value end (-1: deleted); the value follows the key */
 
 /* Decodes the batches in rows first_row.. (rows of other kinds hold none) until `ops` is full, and
  * sets *rows_done to the row to go on with. Returns the number of operations, or -1 - row when the
@@ -136,8 +137,9 @@ int kv_log_begin(kv_log *log, uint64_t next_lsn);
 int kv_log_attach(kv_log *log, const kv_log_file *file);
 /* Raises the limit (the file was made longer). */
 int kv_log_extend(kv_log *log, uint64_t limit);
-/* Appends a SEAL, makes all durable, and answers KV_E_FULL until the next attach. */
-int kv_log_seal(kv_log *log);
+/* Appends a SEAL, unless the log still ends with entry sealed_lsn (0: none), makes all durable, and
+ * answers KV_E_FULL until the next attach. */
+int kv_log_seal(kv_log *log, uint64_t sealed_lsn);
 
 /* Writes at once what is queued and this entry, unsynced; returns the entry's log offset. */
 int64_t kv_log_append(kv_log *log, const char *data, size_t length, int kind);

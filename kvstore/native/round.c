@@ -77,9 +77,6 @@ bool round_possible(const kv_log *log) {
 
 /* While undecided, rounds alone in flight take turns to try both strategies. */
 static int choose_strategy(kv_log *log, round_t *round) {
-    if (!log->engine->dsync) {
-        return KV_SYNC_FDATASYNC;
-    }
     if (log->strategy != KV_SYNC_MEASURE) {
         return log->strategy;
     }
@@ -110,6 +107,9 @@ static void finish_trial(kv_log *log, const round_t *round) {
     log->strategy =
         best[KV_SYNC_DSYNC] <= best[KV_SYNC_FDATASYNC] ? KV_SYNC_DSYNC : KV_SYNC_FDATASYNC;
 }
+
+static void requeue_failed(kv_log *log);
+static void advance(kv_log *log);
 
 int round_begin(kv_log *log, bool durable, bool partial) {
     if (log->file.direct && !partial) {
@@ -160,12 +160,14 @@ int round_begin(kv_log *log, bool durable, bool partial) {
         op_begin(log, round, o);
     }
     log->submitted = end;
+    if (round->state != FAILED && length == 0) {
+        round->state = WRITTEN;
+        advance(log); /* there is no completion to wait for before its sync */
+    }
     if (round->state == FAILED) {
+        requeue_failed(log);
         wake_waiters(log);
         return -log->error;
-    }
-    if (length == 0) {
-        round->state = WRITTEN;
     }
     return 0;
 }
@@ -297,7 +299,8 @@ void round_drive(kv_log *log, bool block) {
     if (log->ops_in_flight > 0 && !log->broken) {
         log->engine->calls->kick(log->engine);
     }
-    if (log->eventfd >= 0 && (log->durable_lsn != durable_before || log->error)) {
+    /* A caller of reap knows; somebody in its event loop may not, when another thread drove. */
+    if (block && log->eventfd >= 0 && (log->durable_lsn != durable_before || log->error)) {
         uint64_t one = 1;
         ssize_t ignored = write(log->eventfd, &one, sizeof one);
         (void)ignored; /* a full counter is as good as one more */
@@ -324,6 +327,9 @@ void wake_waiters(kv_log *log) {
 void wake_successor(kv_log *log) {
     if (log->waiters_first && !log->driving) {
         unlink_waiter(log, log->waiters_first);
+    }
+    if (log->worker_running) {
+        pthread_cond_signal(&log->worker_wake);
     }
 }
 

@@ -12,12 +12,11 @@ __all__ = ["replay"]
 _OPERATIONS_MAX = 16384
 
 
-def replay(reader: LogReader, memtable: MemTable, path: str) -> int:
-    """Applies every batch that ``reader`` yields; the number of entries. O(bytes).
+def replay(reader: LogReader, memtable: MemTable, path: str) -> None:
+    """Applies every batch that ``reader`` yields. O(bytes).
 
     What the reader raises goes through; what came before it has been applied.
     """
-    entries = 0
     room = _OPERATIONS_MAX
     operations = ffi.new("int64_t[]", room * lib.KV_OP)
     done = ffi.new("size_t *")
@@ -40,5 +39,3 @@ def replay(reader: LogReader, memtable: MemTable, path: str) -> int:
                 continue
             memtable.load(block.data, ffi.unpack(operations, count * lib.KV_OP) if count else [])
             row = done[0]
-        entries += block.user_entry_count()
-    return entries

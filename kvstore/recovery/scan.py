@@ -72,7 +72,7 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
                 salvage=mode == "salvage",
             )
             try:
-                state.entries += replay(reader, memtable, segment.path)
+                replay(reader, memtable, segment.path)
                 end = reader.end
             except CorruptionError as error:
                 if mode != "point_in_time":
@@ -85,6 +85,7 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
         assert end is not None
         state.damage += reader.damage
         state.files += 1
+        state.entries += reader.entry_count
         state.bytes_read += reader.bytes_read
         state.last, state.end, state.log_id = segment, end, header.log_id
         if mode == "strict" and end.torn_bytes:

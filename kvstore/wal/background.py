@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 
 from kvstore.errors import KVStoreError
@@ -51,8 +52,10 @@ class BackgroundFlusher:
     def _start(self) -> None:
         with self._start_lock:
             if not self._started and not self._stopping:
-                self._thread.start()
-                self._started = True
+                # While the interpreter ends no thread can begin; close() will flush.
+                with contextlib.suppress(RuntimeError):
+                    self._thread.start()
+                    self._started = True
 
     def stop(self) -> None:
         """Ends the thread; what is queued is left to the log's own close. Idempotent."""

@@ -214,5 +214,7 @@ class SegmentHeader:
             raise FormatError(
                 path, f"version {version}, checksum kind {checksum}, header size {size}: not known"
             )
+        if not 1 <= base_lsn <= LSN_MAX:
+            raise FormatError(path, f"base LSN {base_lsn} is not one that a log can have")
         predecessor = Predecessor(*before) if before[0] else None
         return cls(log_id, number, base_lsn, salt, predecessor, bool(flags & FLAG_RECYCLED))

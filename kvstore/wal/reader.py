@@ -57,11 +57,6 @@ class EntryBlock:
     count: int
     offset: int
 
-    def user_entry_count(self) -> int:
-        """How many of them are users' entries (PLAIN and CHECKED)."""
-        kinds = ffi.unpack(self.rows, self.count * lib.KV_ROW)[3 :: lib.KV_ROW]
-        return kinds.count(PLAIN) + kinds.count(CHECKED)
-
     def entries(self) -> Iterator[Entry]:
         """The users' entries among them (PLAIN and CHECKED)."""
         width = lib.KV_ROW
@@ -137,6 +132,12 @@ class LogReader:
     def position(self) -> LogEnd:
         """How far the entries read so far reach; after a CorruptionError, where it begins."""
         return LogEnd(self._position, self._state.lsn - 1, self._sealed)
+
+    @property
+    def entry_count(self) -> int:
+        """How many users' entries (PLAIN and CHECKED) have been read."""
+        count: int = self._state.user_entries
+        return count
 
     def entries(self) -> Iterator[Entry]:
         """The users' entries in order; afterwards ``end`` is set."""

@@ -113,6 +113,7 @@ class SegmentedWalWriter(PortableWalWriter):
         self._segment_bytes = segment_bytes
         self._next_bytes = min(_FIRST_SEGMENT_BYTES, segment_bytes)
         self._spare: _Spare | None = None
+        self._sealed = False
         self._start(directory, backend, record_tickets=True)
         self._core.check(lib.kv_log_begin(self._log, base_lsn))
         self._closed = False
@@ -154,7 +155,8 @@ class SegmentedWalWriter(PortableWalWriter):
             if self._closed:
                 return
             end = lib.kv_log_end(self._log)
-            if self._file is None or end + size + SPARE_BYTES > self._limit:
+            full = end + size + SPARE_BYTES > self._limit
+            if self._file is None or self._sealed or full:
                 self._rotate(HEADER_BYTES + size + SPARE_BYTES)
 
     def _rotate(self, bytes_needed: int) -> None:
@@ -162,7 +164,8 @@ class SegmentedWalWriter(PortableWalWriter):
         try:
             limit = file.size()
             if self._file is not None:
-                self._core.check(lib.kv_log_seal(self._log))
+                self._core.check(lib.kv_log_seal(self._log, 0))
+                self._sealed = True  # should what follows fail, the next append tries again
                 end = lib.kv_log_end(self._log)
                 self._predecessor = Predecessor(self.segment_number, end, self.last_lsn)
             number = self._next_segment
@@ -177,9 +180,11 @@ class SegmentedWalWriter(PortableWalWriter):
         except BaseException:
             file.close()
             raise
+        self._sealed = False
         self._next_segment = number + 1
         self._next_bytes = min(self._next_bytes * _GROWTH, self._segment_bytes)
-        self._spare = _Spare(self._fs, self._spare_path(), self._next_bytes)
+        with contextlib.suppress(RuntimeError):  # no thread can begin while the interpreter ends
+            self._spare = _Spare(self._fs, self._spare_path(), self._next_bytes)
 
     def _next_file(self, bytes_needed: int) -> tuple[File, bool]:
         """A file with room for so much, zero-filled or recycled, under the spare's name."""

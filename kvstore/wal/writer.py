@@ -109,7 +109,7 @@ class PortableWalWriter:
         self._limit = 0
         self._direct_note = ""
         self._bytes_read = 0
-        self._sealed_lsn: int | None = None
+        self._sealed_lsn = 0
         self._room_lock = threading.Lock()
         self._eventfds: tuple[int, int] | None = None
         self._closed = True  # until it is open
@@ -131,6 +131,11 @@ class PortableWalWriter:
         file = self._fs.open(self._path + ".tmp", create=True)
         try:
             file.lock()
+            if self._fs.exists(self._path):
+                # Somebody was quicker; who has the lock and sees no log is alone in making it.
+                self._fs.unlink(file.path)
+                file.close()
+                return self._open_or_create()
             file.truncate(0)
             self._publish(file, header, self._path)
         except BaseException:
@@ -408,8 +413,9 @@ class PortableWalWriter:
 
     def _seal_and_trim(self) -> None:
         assert self._file is not None
-        if self.last_lsn != self._sealed_lsn:
-            self._core.check(lib.kv_log_seal(self._log))
+        # First what is queued, so that the SEAL vouches for it.
+        self._core.check(lib.kv_log_flush(self._log))
+        self._core.check(lib.kv_log_seal(self._log, self._sealed_lsn))
         self._file.truncate(lib.kv_log_end(self._log))
         self._file.sync()
 

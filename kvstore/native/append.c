@@ -1,0 +1,293 @@
+/* Appending entries to the log and waiting until they are written or durable. */
+#include "core.h"
+
+#include <errno.h>
+#include <string.h>
+
+static uint64_t room(const kv_log *log) {
+    uint64_t reserve = log->file.direct ? 2 * BLOCK : 0; /* for a PAD */
+    uint64_t used = log->head - log->written + reserve;
+    return used < log->arena_bytes ? log->arena_bytes - used : 0;
+}
+
+/* Copies (data NULL: zeros) to the head of the ring. The caller has made room. */
+static void put(kv_log *log, const void *data, uint64_t length) {
+    uint64_t at = (log->head - log->origin) % log->arena_bytes;
+    uint64_t first = length < log->arena_bytes - at ? length : log->arena_bytes - at;
+    if (data) {
+        memcpy(log->arena + at, data, first);
+        memcpy(log->arena, (const uint8_t *)data + first, length - first);
+    } else {
+        memset(log->arena + at, 0, first);
+        memset(log->arena, 0, length - first);
+    }
+    log->head += length;
+}
+
+static void put_header(kv_log *log, uint64_t length, uint32_t crc, int kind) {
+    uint8_t header[FRAME_HEADER];
+    uint64_t unsynced = log->next_lsn - 1 - log->durable_lsn;
+    frame_header(header, log->file.seed, crc, (uint32_t)length,
+                 unsynced < UNSYNCED_NO_CLAIM ? (uint32_t)unsynced : UNSYNCED_NO_CLAIM,
+                 log->next_lsn, kind);
+    put(log, header, sizeof header);
+}
+
+static void entry_done(kv_log *log, uint64_t length, int kind) {
+    put(log, NULL, frame_bytes(length) - FRAME_HEADER - length);
+    if (log->tickets) {
+        log->tickets[log->next_lsn % KV_TICKETS_MAX] = NO_TICKET;
+        log->relaxed[log->next_lsn % KV_TICKETS_MAX] = true;
+    }
+    log->next_lsn++;
+    log->stats.entries++;
+    log->marked = kind == KV_MARK || kind == KV_SEAL;
+}
+
+void frame_into_arena(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
+    put_header(log, length, crc, kind);
+    put(log, data, length);
+    entry_done(log, length, kind);
+}
+
+/* Waits until the ring has room, writing what is in it without a sync. */
+static int make_room(kv_log *log, uint64_t bytes) {
+    while (room(log) < bytes) {
+        int status = failed_meanwhile(log);
+        if (status < 0) {
+            return status;
+        }
+        if (log->submitted < log->head && round_possible(log) && log->ops_in_flight == 0 &&
+            round_begin(log, false, true) < 0) {
+            return failed_meanwhile(log);
+        }
+        await_progress(log, 0);
+    }
+    return 0;
+}
+
+/* An entry larger than the free part of the ring goes through it piece by piece; nobody else may
+ * frame meanwhile. A failure leaves half an entry, but then the log is poisoned or closed for good.
+ */
+static int stream(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
+    log->appending = true;
+    int status = make_room(log, FRAME_HEADER);
+    if (status == 0) {
+        put_header(log, length, crc, kind);
+    }
+    for (uint64_t done = 0; status == 0 && done < length;) {
+        status = make_room(log, 1);
+        if (status == 0) {
+            uint64_t left = length - done;
+            uint64_t piece = left < room(log) ? left : room(log);
+            put(log, data + done, piece);
+            done += piece;
+        }
+    }
+    if (status == 0 && (status = make_room(log, FRAME_ALIGN)) == 0) {
+        entry_done(log, length, kind);
+    }
+    log->appending = false;
+    wake_waiters(log);
+    wake_successor(log);
+    return status;
+}
+
+/* Frames one entry at the end of the queue, with the lock held. */
+static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
+    int status;
+    if (length > PAYLOAD_MAX) {
+        return -EMSGSIZE;
+    }
+    while ((status = usable(log)) == 0 && log->appending) {
+        await_progress(log, 0);
+    }
+    if (status < 0) {
+        return status;
+    }
+    if (!log->attached || log->sealed) {
+        return KV_E_FULL;
+    }
+    /* What a SEAL takes is kept free, and under O_DIRECT the PAD before and behind it. */
+    uint64_t reserve = kind == KV_SEAL ? 0 : log->file.direct ? 3 * BLOCK : 2 * FRAME_HEADER;
+    if (log->head + frame_bytes(length) + reserve > log->file.limit) {
+        return KV_E_FULL;
+    }
+    if (log->tickets && log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
+        return KV_E_BUSY;
+    }
+    if (frame_bytes(length) <= room(log)) {
+        frame_into_arena(log, data, length, crc, kind);
+    } else if ((status = stream(log, data, length, crc, kind)) < 0) {
+        return status;
+    }
+    log->queued_bytes += length;
+    log->queued_ops++;
+    return 0;
+}
+
+static uint32_t payload_crc(const char *data, size_t length, int kind) {
+    return kind == KV_CHECKED ? kv_crc32c(0, data, length) : 0;
+}
+
+/* ---- waiting ---- */
+
+int wait_durable(kv_log *log, uint64_t lsn) {
+    while (log->durable_lsn < lsn) {
+        int status = failed_meanwhile(log);
+        if (status < 0) {
+            return status;
+        }
+        /* One round at a time while threads wait: the entries of those who come meanwhile share the
+         * next one. */
+        if (lsn > log->submitted_lsn && log->round_count == 0 && !log->appending &&
+            round_begin(log, true, false) < 0) {
+            return failed_meanwhile(log);
+        }
+        await_progress(log, lsn);
+    }
+    return 0;
+}
+
+/* Waits until everything up to file offset `end` has been written, synced or not. */
+static int wait_written(kv_log *log, uint64_t end) {
+    while (log->written < end) {
+        int status = failed_meanwhile(log);
+        if (status < 0) {
+            return status;
+        }
+        if (log->submitted < end && round_possible(log) && !log->appending &&
+            round_begin(log, false, false) < 0) {
+            return failed_meanwhile(log);
+        }
+        await_progress(log, 0);
+    }
+    return 0;
+}
+
+/* ---- calls ---- */
+
+int64_t kv_log_append(kv_log *log, const char *data, size_t length, int kind) {
+    uint32_t crc = payload_crc(data, length, kind);
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = append(log, data, length, crc, kind);
+    if (result == 0) {
+        uint64_t end = log->head;
+        int64_t offset = (int64_t)(end - frame_bytes(length) - log->file.base);
+        result = wait_written(log, end);
+        result = result == 0 ? offset : result;
+    }
+    leave(log);
+    return result;
+}
+
+int64_t kv_log_append_batched(kv_log *log, const char *data, size_t length, int kind) {
+    uint32_t crc = payload_crc(data, length, kind);
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = append(log, data, length, crc, kind);
+    if (result == 0) {
+        uint64_t pending = log->queued_bytes;
+        result = pending >= log->config.batch_bytes ? wait_durable(log, log->next_lsn - 1) : 0;
+        result = result == 0 ? (int64_t)pending : result;
+    }
+    leave(log);
+    return result;
+}
+
+int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int kind,
+                             uint64_t ticket) {
+    uint32_t crc = payload_crc(data, length, kind);
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = append(log, data, length, crc, kind);
+    if (result == 0) {
+        uint64_t lsn = log->next_lsn - 1;
+        set_ticket(log, lsn, ticket, false);
+        result = wait_durable(log, lsn);
+        result = result == 0 ? (int64_t)lsn : result;
+    }
+    leave(log);
+    return result;
+}
+
+int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int kind,
+                              uint64_t ticket) {
+    uint32_t crc = payload_crc(data, length, kind);
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = append(log, data, length, crc, kind);
+    if (result == 0) {
+        uint64_t lsn = log->next_lsn - 1;
+        set_ticket(log, lsn, ticket, true);
+        if (log->tickets) {
+            skip_untaken(log, lsn);
+        }
+        bool next = log->taken_lsn + 1 == lsn;
+        log->taken_lsn += next;
+        result = (int64_t)(lsn << 1) | !next;
+    }
+    leave(log);
+    return result;
+}
+
+int kv_log_flush(kv_log *log) {
+    int status = enter(log);
+    if (status == 0) {
+        status = usable(log);
+        status = status == 0 ? wait_durable(log, log->next_lsn - 1) : status;
+        leave(log);
+    }
+    return status;
+}
+
+int kv_log_commit(kv_log *log, uint64_t lsn) {
+    int status = enter(log);
+    if (status == 0) {
+        status = lsn >= log->next_lsn ? -EINVAL : lsn <= log->durable_lsn ? 0 : usable(log);
+        status = status == 0 ? wait_durable(log, lsn) : status;
+        leave(log);
+    }
+    return status;
+}
+
+int kv_log_seal(kv_log *log) {
+    int status = enter(log);
+    if (status == 0) {
+        if (!log->sealed) {
+            status = append(log, NULL, 0, 0, KV_SEAL);
+            log->queued_ops -= status == 0; /* not an entry of the caller's */
+        }
+        if (status == 0) {
+            log->sealed = true;
+            status = wait_durable(log, log->next_lsn - 1);
+        }
+        leave(log);
+    }
+    return status;
+}
+
+int kv_log_mark(kv_log *log) {
+    int status = enter(log);
+    if (status < 0) {
+        return status;
+    }
+    bool wanted = !log->marked && log->durable_lsn + 1 == log->next_lsn && log->round_count == 0;
+    if (wanted && (status = append(log, NULL, 0, 0, KV_MARK)) == 0) {
+        log->queued_ops--;
+        status = wait_written(log, log->head);
+        status = status == 0 ? 1 : status;
+    }
+    status = status == KV_E_FULL ? 0 : status; /* the SEAL that follows is as good a witness */
+    leave(log);
+    return status;
+}
