@@ -41,7 +41,9 @@ static void entry_done(kv_log *log, uint64_t length, int kind) {
     }
     log->next_lsn++;
     log->stats.entries++;
-    log->marked = kind == KV_MARK || kind == KV_SEAL;
+    if (kind != KV_PAD) { /* what fills the block behind a MARK takes nothing from it */
+        log->marked = kind == KV_MARK || kind == KV_SEAL;
+    }
 }
 
 void frame_into_arena(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
@@ -108,13 +110,19 @@ static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
     if (!log->attached || log->sealed) {
         return KV_E_FULL;
     }
+    if (log->next_lsn > LSN_MAX) {
+        return -EOVERFLOW;
+    }
     /* What a SEAL takes is kept free, and under O_DIRECT the PAD before and behind it. */
     uint64_t reserve = kind == KV_SEAL ? 0 : log->file.direct ? 3 * BLOCK : 2 * FRAME_HEADER;
     if (log->head + frame_bytes(length) + reserve > log->file.limit) {
         return KV_E_FULL;
     }
     if (log->tickets && log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
-        return KV_E_BUSY;
+        skip_untaken(log, log->next_lsn);
+        if (log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
+            return KV_E_BUSY;
+        }
     }
     if (frame_bytes(length) <= room(log)) {
         frame_into_arena(log, data, length, crc, kind);
@@ -149,9 +157,11 @@ int wait_durable(kv_log *log, uint64_t lsn) {
     return 0;
 }
 
-/* Waits until everything up to file offset `end` has been written, synced or not. */
+/* Waits until everything up to file offset `end` has been written, synced or not. Whoever is late
+ * to look may find the log in its next file: then all of the old one is durable. */
 static int wait_written(kv_log *log, uint64_t end) {
-    while (log->written < end) {
+    uint64_t files = log->files;
+    while (log->files == files && log->written < end) {
         int status = failed_meanwhile(log);
         if (status < 0) {
             return status;
@@ -260,19 +270,25 @@ int kv_log_commit(kv_log *log, uint64_t lsn) {
     return status;
 }
 
-int kv_log_seal(kv_log *log) {
+int kv_log_seal(kv_log *log, uint64_t sealed_lsn) {
     int status = enter(log);
-    if (status == 0) {
-        if (!log->sealed) {
+    if (status < 0) {
+        return status;
+    }
+    status = usable(log);
+    /* First what is queued, so that the SEAL vouches for it. */
+    while (status == 0 && !log->sealed && log->durable_lsn + 1 < log->next_lsn) {
+        status = wait_durable(log, log->next_lsn - 1);
+    }
+    if (status == 0 && !log->sealed) {
+        if (sealed_lsn == 0 || sealed_lsn + 1 != log->next_lsn) {
             status = append(log, NULL, 0, 0, KV_SEAL);
             log->queued_ops -= status == 0; /* not an entry of the caller's */
         }
-        if (status == 0) {
-            log->sealed = true;
-            status = wait_durable(log, log->next_lsn - 1);
-        }
-        leave(log);
+        log->sealed = status == 0;
     }
+    status = status == 0 ? wait_durable(log, log->next_lsn - 1) : status;
+    leave(log);
     return status;
 }
 

@@ -137,8 +137,8 @@ int kv_log_begin(kv_log *log, uint64_t next_lsn);
 int kv_log_attach(kv_log *log, const kv_log_file *file);
 /* Raises the limit (the file was made longer). */
 int kv_log_extend(kv_log *log, uint64_t limit);
-/* Appends a SEAL, unless the log still ends with entry sealed_lsn (0: none), makes all durable, and
- * answers KV_E_FULL until the next attach. */
+/* Appends a SEAL, unless the log still ends with sealed_lsn, the SEAL that it was opened with; makes
+ * all durable, and answers KV_E_FULL until the next attach. */
 int kv_log_seal(kv_log *log, uint64_t sealed_lsn);
 
 /* Writes at once what is queued and this entry, unsynced; returns the entry's log offset. */

@@ -23,7 +23,7 @@ from kvstore.native import lib
 from kvstore.wal.config import IoUringConfig
 from kvstore.wal.format import HEADER_BYTES, Predecessor, SegmentHeader
 from kvstore.wal.reader import LogEnd
-from kvstore.wal.writer import SPARE_BYTES, PortableWalWriter
+from kvstore.wal.writer import NO_SEAL, SPARE_BYTES, PortableWalWriter
 
 __all__ = ["SEGMENT_BYTES_MIN", "SegmentedWalWriter"]
 
@@ -164,7 +164,7 @@ class SegmentedWalWriter(PortableWalWriter):
         try:
             limit = file.size()
             if self._file is not None:
-                self._core.check(lib.kv_log_seal(self._log, 0))
+                self._core.check(lib.kv_log_seal(self._log, NO_SEAL))
                 self._sealed = True  # should what follows fail, the next append tries again
                 end = lib.kv_log_end(self._log)
                 self._predecessor = Predecessor(self.segment_number, end, self.last_lsn)

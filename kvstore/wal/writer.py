@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from kvstore.errors import KVStoreError, LimitError, StorageIOError
+from kvstore.errors import ClosedError, KVStoreError, LimitError, StorageIOError
 from kvstore.fs import File, FileSystem, PosixFileSystem, write_all
 from kvstore.native import BytesLike, as_bytes, ffi, lib
 from kvstore.wal.backends import (
@@ -40,6 +40,7 @@ __all__ = ["SPARE_BYTES", "PortableWalWriter"]
 
 _BLOCK = 4096
 _GROWTH_BYTES_MAX = 16 << 20
+NO_SEAL = (1 << 64) - 1
 SPARE_BYTES = 4 * _BLOCK  # what a SEAL takes, and the PADs around it under direct I/O
 
 
@@ -109,7 +110,7 @@ class PortableWalWriter:
         self._limit = 0
         self._direct_note = ""
         self._bytes_read = 0
-        self._sealed_lsn = 0
+        self._sealed_lsn = NO_SEAL
         self._room_lock = threading.Lock()
         self._eventfds: tuple[int, int] | None = None
         self._closed = True  # until it is open
@@ -181,17 +182,22 @@ class PortableWalWriter:
         """From here on entries go to ``file``, behind ``end``."""
         position, lsn = end.offset, end.last_lsn + 1
         target, note = self._open_direct(file)
-        if target is not None and (position - HEADER_BYTES) % _BLOCK:
-            position, lsn = self._pad_to_block(file, header.seed, position, lsn)
-        self._core.attach(
-            target or file,
-            direct=target is not None,
-            seed=header.seed,
-            base=HEADER_BYTES,
-            position=position,
-            limit=limit,
-            lsn=lsn,
-        )
+        try:
+            if target is not None and (position - HEADER_BYTES) % _BLOCK:
+                position, lsn = self._pad_to_block(file, header.seed, position, lsn)
+            self._core.attach(
+                target or file,
+                direct=target is not None,
+                seed=header.seed,
+                base=HEADER_BYTES,
+                position=position,
+                limit=limit,
+                lsn=lsn,
+            )
+        except BaseException:
+            if target is not None:
+                target.close()
+            raise
         self._core.name = self._path = file.path
         for old in (self._direct_file, self._file):
             if old is not None:
@@ -305,11 +311,15 @@ class PortableWalWriter:
         Made at the first use; closed by ``close``. An eventfd(2), elsewhere than on Linux a pipe.
         """
         if self._eventfds is None:
+            if self._closed:
+                raise ClosedError(self._path)
             if sys.platform == "linux":
                 fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
                 self._eventfds = (fd, fd)
             else:
                 self._eventfds = os.pipe()
+                for fd in self._eventfds:
+                    os.set_blocking(fd, False)  # a full pipe must not hold up the log
             self._core.check(lib.kv_log_set_eventfd(self._log, self._eventfds[1]))
         return self._eventfds[0]
 
@@ -413,8 +423,6 @@ class PortableWalWriter:
 
     def _seal_and_trim(self) -> None:
         assert self._file is not None
-        # First what is queued, so that the SEAL vouches for it.
-        self._core.check(lib.kv_log_flush(self._log))
         self._core.check(lib.kv_log_seal(self._log, self._sealed_lsn))
         self._file.truncate(lib.kv_log_end(self._log))
         self._file.sync()
