@@ -203,12 +203,13 @@ class KVStore(MutableMapping[bytes, bytes]):
     def _commit_relaxed(self, payload: bytes, change: Change) -> None:
         ticket = next(self._tickets)
         with self._apply_lock:
-            lsn, nothing_before = self._wal.append_relaxed(payload, ticket)
-            if nothing_before:
-                self._apply(change, lsn)
-            else:
+            twice_lsn = self._wal.append_relaxed(payload, ticket)
+            lsn, must_wait = twice_lsn >> 1, twice_lsn & 1
+            if must_wait:
                 self._pending[ticket] = change
-        if not nothing_before:
+            else:
+                self._apply(change, lsn)
+        if must_wait:
             self._wal.commit(lsn - 1)
             self._apply_ready()
         self._flusher.wrote_relaxed()

@@ -79,7 +79,11 @@ class PosixFile:
         with _naming("preallocate", self.path):
             if hasattr(os, "posix_fallocate"):
                 # Meets a full disk at once, before any of it is spent on zeros.
-                os.posix_fallocate(self._fd, offset, size)
+                try:
+                    os.posix_fallocate(self._fd, offset, size)
+                except OSError as error:
+                    if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                        raise
             done = 0
             while done < size:
                 piece = _ZEROS[: min(len(_ZEROS), size - done)]

@@ -47,6 +47,9 @@ engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t a
 #define IORING_SETUP_SINGLE_ISSUER (1U << 12)
 #endif
 
+/* Rounds hold few operations; a ring of this size carries several batches in flight. */
+enum { SQ_ENTRIES_LEAST = 8 };
+
 typedef struct {
     engine base;
     struct io_uring ring;
@@ -169,27 +172,35 @@ static void uring_close(engine *base) {
     free(e);
 }
 
+static int open_ring(uring_engine *e, unsigned entries, unsigned flags, unsigned idle_ms) {
+    struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | flags,
+                                     .sq_thread_idle = idle_ms};
+    return io_uring_queue_init_params(entries, &e->ring, &params);
+}
+
+/* As asked for, or what the kernel and the locked-memory limit (RLIMIT_MEMLOCK) allow. */
 static int setup_ring(uring_engine *e, const kv_log_config *config, char *note, size_t note_size) {
-    unsigned optional = IORING_SETUP_COOP_TASKRUN;
-    if (config->single_issuer) {
-        optional |= IORING_SETUP_SINGLE_ISSUER;
-    }
+    unsigned entries = config->sq_entries;
+    unsigned single = config->single_issuer ? IORING_SETUP_SINGLE_ISSUER : 0;
+    int status;
     if (config->kernel_poll) {
-        struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | IORING_SETUP_SQPOLL,
-                                         .sq_thread_idle = config->sq_poll_idle_ms};
-        int status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+        status = open_ring(e, entries, IORING_SETUP_SQPOLL, config->sq_poll_idle_ms);
         if (status == 0) {
             return 0;
         }
         add_note(note, note_size, "no SQPOLL", -status);
     }
-    struct io_uring_params params = {.flags = IORING_SETUP_CLAMP | optional};
-    int status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+    status = open_ring(e, entries, IORING_SETUP_COOP_TASKRUN | single, 0);
     if (status == -EINVAL) {
         add_note(note, note_size, "no COOP_TASKRUN or SINGLE_ISSUER", -status);
-        memset(&params, 0, sizeof params);
-        params.flags = IORING_SETUP_CLAMP;
-        status = io_uring_queue_init_params(config->sq_entries, &e->ring, &params);
+        status = open_ring(e, entries, 0, 0);
+    }
+    while (status == -ENOMEM && entries > SQ_ENTRIES_LEAST) {
+        entries = entries / 2 < SQ_ENTRIES_LEAST ? SQ_ENTRIES_LEAST : entries / 2;
+        status = open_ring(e, entries, 0, 0);
+        if (status == 0) {
+            add_note(note, note_size, "a smaller ring than asked for", ENOMEM);
+        }
     }
     return status;
 }

@@ -151,8 +151,10 @@ class LogReader:
         want = _CHUNK_BYTES
         while True:
             data = self._read(self._position, want)
+            if len(data) < min(want, self._size - self._position):
+                self._size = self._position + len(data)  # somebody made the file shorter
             at_end = self._position + len(data) >= self._size
-            state.position = 0
+            state.position = state.need = 0
             state.stop = lib.KV_STOP_ROWS
             begin = self._position
             while state.stop == lib.KV_STOP_ROWS:
@@ -165,7 +167,6 @@ class LogReader:
             if short and not at_end and self._position + state.need <= self._size:
                 # Go on where the chunk cut an entry; it may be larger than a chunk.
                 want = max(_CHUNK_BYTES, state.need)
-                state.need = 0
                 continue
             if not self._skip_damage():
                 return

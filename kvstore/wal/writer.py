@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 
 __all__ = ["SPARE_BYTES", "PortableWalWriter"]
 
+# Looked up once: these are on the path of every write.
+_CHECKED = lib.KV_CHECKED
+_append_commit = lib.kv_log_append_commit
+_append_relaxed = lib.kv_log_append_relaxed
+
 _BLOCK = 4096
 _GROWTH_BYTES_MAX = 16 << 20
 NO_SEAL = (1 << 64) - 1
@@ -264,16 +269,23 @@ class PortableWalWriter:
         When it returns, the entry survives kill -9 and power loss. Threads that wait at the same
         time share one device write. ``ticket`` comes back from the core in LSN order (store.py).
         """
-        return self._append(lib.kv_log_append_commit, data, lib.KV_CHECKED, ticket)
+        if type(data) is not bytes:
+            data = as_bytes(data)
+        result = _append_commit(self._log, data, len(data), _CHECKED, ticket)
+        if result < 0:
+            result = self._overcome(result, _append_commit, data, _CHECKED, ticket)
+        return result
 
-    def append_relaxed(self, data: BytesLike, ticket: int = 0) -> tuple[int, bool]:
+    def append_relaxed(self, data: bytes, ticket: int = 0) -> int:
         """Queues a checksummed entry for the store's relaxed writes.
 
-        Returns its LSN and whether every entry before it is ready to be applied (then it counts as
-        taken, and the caller applies it).
+        Returns twice its LSN, plus 1 when an entry before it is not ready to be applied yet;
+        without the 1 it counts as taken, and the caller applies it.
         """
-        result = self._append(lib.kv_log_append_relaxed, data, lib.KV_CHECKED, ticket)
-        return result >> 1, not result & 1
+        result = _append_relaxed(self._log, data, len(data), _CHECKED, ticket)
+        if result < 0:
+            result = self._overcome(result, _append_relaxed, data, _CHECKED, ticket)
+        return result
 
     def flush_batch(self) -> None:
         """Writes every queued entry and syncs; when it returns they survive power loss."""
@@ -459,15 +471,22 @@ class PortableWalWriter:
 
     # ---- appending ----
 
-    def _append(self, call: Callable[..., int], data: BytesLike, kind: int, *rest: int) -> int:
-        """One native call; whatever is out of the ordinary is dealt with in _obstacle."""
+    def _append(self, call: Callable[..., int], data: BytesLike, kind: int) -> int:
         if type(data) is not bytes:
             data = as_bytes(data)
-        while True:
-            result = call(self._log, data, len(data), kind, *rest)
-            if result >= 0:
-                return result
-            self._obstacle(result, data)
+        result = call(self._log, data, len(data), kind)
+        if result < 0:
+            result = self._overcome(result, call, data, kind)
+        return result
+
+    def _overcome(
+        self, code: int, call: Callable[..., int], data: bytes, kind: int, *ticket: int
+    ) -> int:
+        """Repeats an append as long as what stopped it (``code``) can be dealt with."""
+        while code < 0:
+            self._obstacle(code, data)
+            code = call(self._log, data, len(data), kind, *ticket)
+        return code
 
     def _obstacle(self, code: int, data: bytes) -> None:
         """Makes what stopped an append go away, or raises."""
