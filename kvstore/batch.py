@@ -37,18 +37,26 @@ _BATCH_BYTES_MAX = 1 << 30  # one log entry
 
 def check_key(key: BytesLike) -> bytes:
     """``key`` as bytes, its length checked (1 B to 64 KiB)."""
-    key = as_bytes(key)
-    if not 0 < len(key) <= KEY_BYTES_MAX:
-        raise LimitError(f"a key has 1 to {KEY_BYTES_MAX} bytes, not {len(key)}")
-    return key
+    size = _size(key)
+    if not 0 < size <= KEY_BYTES_MAX:
+        raise LimitError(f"a key has 1 to {KEY_BYTES_MAX} bytes, not {size}")
+    return as_bytes(key)
 
 
 def check_value(value: BytesLike) -> bytes:
     """``value`` as bytes, its length checked (0 B to 512 MiB)."""
-    value = as_bytes(value)
-    if len(value) > VALUE_BYTES_MAX:
-        raise LimitError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {len(value)}")
-    return value
+    size = _size(value)
+    if size > VALUE_BYTES_MAX:
+        raise LimitError(f"a value has at most {VALUE_BYTES_MAX} bytes, not {size}")
+    return as_bytes(value)
+
+
+def _size(data: BytesLike) -> int:
+    """How many bytes ``data`` would be, looked at before they are copied."""
+    try:
+        return memoryview(data).nbytes
+    except TypeError:
+        return len(as_bytes(data))  # which says what is wrong
 
 
 def encode_put(key: bytes, value: bytes) -> bytes:
@@ -71,7 +79,7 @@ class WriteBatch:
     >>> batch.put(b"k", b"hi")
     >>> batch.delete(b"x")
     >>> len(batch), batch.encode().hex()
-    (2, '01010000020000006b68690201000000000000' + '78')
+    (2, '01010000020000006b6869020100000000000078')
     """
 
     __slots__ = ("_bytes", "_changes")
@@ -95,6 +103,8 @@ class WriteBatch:
 
     def _add(self, key: bytes, value: bytes | None) -> None:
         size = _OPERATION.size + len(key) + len(value or b"")
+        if key in self._changes:
+            size -= _OPERATION.size + len(key) + len(self._changes[key] or b"")
         if self._bytes + size > _BATCH_BYTES_MAX:
             raise LimitError(f"a batch has at most {_BATCH_BYTES_MAX} bytes; write it in parts")
         self._changes[key] = value

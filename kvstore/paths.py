@@ -3,7 +3,8 @@
     LOCK                 who has the store open (its process id)
     000001.wal           log segments, numbered from 1
     000001.wal.torn      what recovery cut from the end of a segment, kept for inspection
-    000002.wal.dropped   a segment that point_in_time recovery left behind
+    000002.wal.dropped   a segment that point_in_time recovery left behind (a second of that number:
+                         000002.wal.dropped.2, and so on)
     spare.wal.tmp        the next segment, being prepared; never holds data
 
 Any other name in the directory is not ours: it is left alone and never an error.
@@ -39,6 +40,6 @@ def format_torn(segment_name: str) -> str:
     return f"{segment_name}.torn"
 
 
-def format_dropped(segment_name: str) -> str:
-    """Where a whole segment that recovery was allowed to drop is kept."""
-    return f"{segment_name}.dropped"
+def format_dropped(segment_name: str, count: int = 1) -> str:
+    """Where a segment that recovery was allowed to drop is kept: the ``count``-th of that name."""
+    return f"{segment_name}.dropped" + (f".{count}" if count > 1 else "")

@@ -21,7 +21,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, ItemsView, Iterator, MutableMapping
+from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -45,6 +45,7 @@ T = TypeVar("T")
 Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
 
 _SCAN_KEYS = 256
+_CLEAR_KEYS = 4096  # at most 256 MiB of keys in a batch
 _BUFFER_BYTES = 64 << 10
 
 
@@ -328,6 +329,19 @@ class KVStore(MutableMapping[bytes, bytes]):
         """A view of the (key, value) pairs in key order; iterating it is a scan."""
         return _Items(self)
 
+    def values(self) -> ValuesView[bytes]:
+        """A view of the values in key order; iterating it is a scan."""
+        return _Values(self)
+
+    def clear(self) -> None:
+        """Deletes every key that is there, in a few batches. O(keys)."""
+        self._check_writable()
+        keys = iter(self)
+        while chunk := list(itertools.islice(keys, _CLEAR_KEYS)):
+            with self.batch() as batch:
+                for key in chunk:
+                    batch.delete(key)
+
     # ---- life ----
 
     def stats(self) -> StoreStats:
@@ -407,6 +421,18 @@ class _Items(ItemsView[bytes, bytes]):
 
     def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
         return self._mapping.scan()
+
+
+class _Values(ValuesView[bytes]):
+    """The same for values; and a key that goes meanwhile is not missed."""
+
+    _mapping: KVStore
+
+    def __iter__(self) -> Iterator[bytes]:
+        return (value for _, value in self._mapping.scan())
+
+    def __contains__(self, value: object) -> bool:
+        return any(other == value for other in self)
 
 
 def _range(

@@ -39,6 +39,7 @@ class PosixFile:
     def __init__(self, path: str, fd: int) -> None:
         self.path = path
         self._fd = fd
+        self._lock_fd = -1
         self._locked_by = 0
 
     def fileno(self) -> int | None:
@@ -90,21 +91,36 @@ class PosixFile:
                 done += os.pwrite(self._fd, piece, offset + done)
 
     def lock(self) -> None:
+        # On an open file description of its own: a ring keeps a file that it had registered for a
+        # while after the process was killed, and the lock would stay with it.
         with _naming("lock", self.path):
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # who renamed it was here first
                 raise LockedError(self.path, None) from None
-            self._locked_by = os.getpid()
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = os.path.sameopenfile(fd, self._fd)
+            except BlockingIOError:
+                locked = False
+            except BaseException:
+                os.close(fd)
+                raise
+            if not locked:
+                os.close(fd)
+                raise LockedError(self.path, None)
+            self._lock_fd, self._locked_by = fd, os.getpid()
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1
-        if fd >= 0:
-            with _naming("close", self.path):
-                if self._locked_by == os.getpid():
-                    # A ring that had the file registered lets go of it some time after its end.
-                    fcntl.flock(fd, fcntl.LOCK_UN)
+        lock_fd, self._lock_fd = self._lock_fd, -1
+        with _naming("close", self.path):
+            if fd >= 0:
                 os.close(fd)
+            if lock_fd >= 0:
+                if self._locked_by == os.getpid():  # else a child would unlock its parent's
+                    fcntl.flock(lock_fd, fcntl.LOCK_UN)
+                os.close(lock_fd)
 
 
 class PosixLock:

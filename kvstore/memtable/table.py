@@ -20,6 +20,7 @@ from sortedcontainers import SortedList
 
 __all__ = ["MemTable"]
 
+_UNDO_LIMIT = 1000
 _VERIFY = os.environ.get("KVSTORE_VERIFY") == "1"
 
 
@@ -36,6 +37,7 @@ class MemTable:
         self._unsorted: list[bytes] = []
         self._live_count = 0
         self._undo: dict[bytes, list[tuple[int, bytes | None]]] = {}
+        self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
         self._snapshots: Counter[int] = Counter()
         self._lock = threading.Lock()
         self.last_lsn = 0
@@ -56,6 +58,7 @@ class MemTable:
                 self._unsorted.append(key)
             if self._snapshots:
                 self._undo.setdefault(key, []).append((lsn, old))
+                self._undo_count += 1
             values[key] = value
             self._live_count += (value is not None) - (old is not None)
             self.last_lsn = lsn
@@ -73,6 +76,7 @@ class MemTable:
                     self._unsorted.append(key)
                 if self._snapshots:
                     self._undo.setdefault(key, []).append((lsn, old))
+                    self._undo_count += 1
                 live += (value is not None) - (old is not None)
             values.update(changes)
             self._live_count += live
@@ -113,6 +117,21 @@ class MemTable:
                 del self._snapshots[lsn]
             if not self._snapshots:
                 self._undo.clear()
+                self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
+            elif self._undo_count > self._undo_limit:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Drops the records that no snapshot needs any more. O(records), so done when they have
+        doubled: scans that overlap without end must not keep every version."""
+        oldest = min(self._snapshots)
+        undo: dict[bytes, list[tuple[int, bytes | None]]] = {}
+        for key, records in self._undo.items():
+            if needed := [record for record in records if record[0] > oldest]:
+                undo[key] = needed
+        self._undo = undo
+        self._undo_count = sum(map(len, undo.values()))
+        self._undo_limit = max(_UNDO_LIMIT, 2 * self._undo_count)
 
     def read_range(
         self,
@@ -165,6 +184,7 @@ class MemTable:
         assert set(self._sorted).union(self._unsorted) == self._values.keys()
         assert self._live_count == sum(v is not None for v in self._values.values())
         assert not self._undo or self._snapshots
+        assert self._undo_count == sum(map(len, self._undo.values()))
         for records in self._undo.values():
             assert [n for n, _ in records] == sorted(n for n, _ in records)
         assert all(count > 0 for count in self._snapshots.values())

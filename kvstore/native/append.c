@@ -60,7 +60,7 @@ static int make_room(kv_log *log, uint64_t bytes) {
             return status;
         }
         if (log->submitted < log->head && round_possible(log) && log->ops_in_flight == 0 &&
-            round_begin(log, false, true) < 0) {
+            round_begin(log, false, true, true) < 0) {
             return failed_meanwhile(log);
         }
         await_progress(log, 0);
@@ -149,7 +149,7 @@ int wait_durable(kv_log *log, uint64_t lsn) {
         /* One round at a time while threads wait: the entries of those who come meanwhile share the
          * next one. */
         if (lsn > log->submitted_lsn && log->round_count == 0 && !log->appending &&
-            round_begin(log, true, false) < 0) {
+            round_begin(log, true, false, true) < 0) {
             return failed_meanwhile(log);
         }
         await_progress(log, lsn);
@@ -167,7 +167,7 @@ static int wait_written(kv_log *log, uint64_t end) {
             return status;
         }
         if (log->submitted < end && round_possible(log) && !log->appending &&
-            round_begin(log, false, false) < 0) {
+            round_begin(log, false, false, true) < 0) {
             return failed_meanwhile(log);
         }
         await_progress(log, 0);

@@ -31,7 +31,7 @@
 #include <stdbool.h>
 
 enum { ROUNDS_MAX = 64, OPS_PER_ROUND = 3, COMPLETIONS_MAX = ROUNDS_MAX * OPS_PER_ROUND };
-enum { BLOCK = 4096, RETRIES_MAX = 100, SYNC_TRIALS = 16 };
+enum { BLOCK = 4096, RETRIES_MAX = 100, TRIALS_EACH = 8 };
 
 struct round;
 
@@ -40,12 +40,14 @@ typedef struct op {
     const uint8_t *data;
     uint64_t offset;
     uint64_t length;
-    int kind; /* KV_OP_... */
+    int kind;  /* KV_OP_... */
+    bool here; /* the waiting thread carries it out, not the ring */
     int retries;
     struct op *next; /* in an engine's list of operations not begun */
 } op;
 
-typedef enum { WRITING, WRITTEN, SYNCING, DONE, FAILED } round_state;
+/* RIDING: the sync of a later round, which has begun, covers this one too. */
+typedef enum { WRITING, WRITTEN, RIDING, SYNCING, DONE, FAILED } round_state;
 
 typedef struct round {
     uint64_t start, end;               /* file offsets between which it writes */
@@ -56,6 +58,7 @@ typedef struct round {
     int in_flight;        /* operations begun and not completed */
     bool durable;         /* must end with a sync */
     bool needs_fdatasync; /* its writes do not sync themselves */
+    bool here;            /* its operations are for the waiting thread */
     round_state state;
     op ops[OPS_PER_ROUND];
 } round_t;
@@ -82,6 +85,7 @@ struct engine {
     const engine_calls *calls;
     bool waits_in_caller; /* wait does the work itself: submit needs a thread for it */
     bool dsync;           /* can do KV_OP_WRITE_DSYNC */
+    bool here;            /* a ring that leaves single operations to the waiting thread */
 };
 
 typedef struct waiter {
@@ -123,7 +127,7 @@ struct kv_log {
 
     int strategy; /* KV_SYNC_... in force */
     int trials;
-    uint64_t trial_ns[3][SYNC_TRIALS / 2];
+    uint64_t trial_ns[KV_SYNC_CALL + 1][TRIALS_EACH];
 
     uint64_t taken_lsn;
     uint64_t *tickets; /* by lsn % KV_TICKETS_MAX; ~0 = none */
@@ -139,6 +143,8 @@ struct kv_log {
 
 /* engine_*.c */
 engine *engine_pwrite_new(void);
+/* One operation by plain system calls; what it wrote, 0 for a sync, or -errno. */
+int64_t carry_out(int fd, const op *o);
 engine *engine_python_new(uint64_t handle);
 engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t arena_bytes,
                          char *note, size_t note_size, int *error);
@@ -146,8 +152,9 @@ engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t a
 /* round.c */
 uint64_t clock_ns(void);
 bool round_possible(const kv_log *log);
-/* What stops at head; durable or only written. `partial`: an entry is still being framed. */
-int round_begin(kv_log *log, bool durable, bool partial);
+/* Begins a round that ends at head; durable or only written. `partial`: an entry is still being
+ * framed. `caller_waits`: in this thread, for the device. */
+int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits);
 /* Takes completions once, waiting for the first when `block`. Only when !log->driving. */
 void round_drive(kv_log *log, bool block);
 /* Wakes those whose entry is durable or will never be, and those who wait for any progress. */

@@ -32,7 +32,7 @@ static int pwrite_kick(engine *base) {
     return 0;
 }
 
-static int64_t carry_out(int fd, const op *o) {
+int64_t carry_out(int fd, const op *o) {
     ssize_t result;
     if (o->kind == KV_OP_WRITE) {
         result = pwrite(fd, o->data, o->length, (off_t)o->offset);

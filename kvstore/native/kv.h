@@ -88,7 +88,9 @@ int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_ro
 /* ---- log.c: the log ---- */
 
 enum { KV_ENGINE_PWRITE = 1, KV_ENGINE_URING = 2, KV_ENGINE_PYTHON = 3 };
-enum { KV_SYNC_MEASURE = 0, KV_SYNC_DSYNC = 1, KV_SYNC_FDATASYNC = 2 };
+/* How a batch becomes durable. CALL is for a ring: who waits for a batch that is alone in flight
+ * calls pwritev2 itself, and the ring carries the others. */
+enum { KV_SYNC_MEASURE = 0, KV_SYNC_DSYNC = 1, KV_SYNC_FDATASYNC = 2, KV_SYNC_CALL = 3 };
 enum { KV_OP_WRITE = 1, KV_OP_WRITE_DSYNC = 2, KV_OP_SYNC = 3 };
 enum { KV_HISTOGRAM = 32, KV_TICKETS_MAX = 65536 };
 
@@ -137,8 +139,8 @@ int kv_log_begin(kv_log *log, uint64_t next_lsn);
 int kv_log_attach(kv_log *log, const kv_log_file *file);
 /* Raises the limit (the file was made longer). */
 int kv_log_extend(kv_log *log, uint64_t limit);
-/* Appends a SEAL, unless the log still ends with sealed_lsn, the SEAL that it was opened with; makes
- * all durable, and answers KV_E_FULL until the next attach. */
+/* Appends a SEAL, unless the log still ends with sealed_lsn, the SEAL that it was opened with;
+ * makes all durable, and answers KV_E_FULL until the next attach. */
 int kv_log_seal(kv_log *log, uint64_t sealed_lsn);
 
 /* Writes at once what is queued and this entry, unsynced; returns the entry's log offset. */
@@ -173,7 +175,9 @@ uint64_t kv_log_size(kv_log *log); /* log offset behind the last entry that is n
 uint64_t kv_log_end(kv_log *log);  /* file offset behind the last entry framed */
 uint64_t kv_log_last_lsn(kv_log *log);
 uint64_t kv_log_durable_lsn(kv_log *log);
-int kv_log_sync_strategy(kv_log *log);         /* KV_SYNC_MEASURE while undecided */
+int kv_log_sync_strategy(kv_log *log); /* KV_SYNC_MEASURE while undecided */
+/* The caller's own sync of the log's file failed, which ends the log's life for writing too. */
+int kv_log_fail(kv_log *log, int error);
 int kv_log_error(kv_log *log, int *operation); /* first errno (0: none) and the KV_OP that met it */
 void kv_log_stats_get(kv_log *log, kv_log_stats *out);
 

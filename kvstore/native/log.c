@@ -65,6 +65,9 @@ kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, in
     uint32_t rounds = least / OPS_PER_ROUND;
     log->rounds_max = rounds < 1 ? 1 : rounds > ROUNDS_MAX ? ROUNDS_MAX : (int)rounds;
     log->strategy = log->engine->dsync ? config->sync_strategy : KV_SYNC_FDATASYNC;
+    if (log->strategy == KV_SYNC_CALL && !log->engine->here) {
+        log->strategy = KV_SYNC_DSYNC;
+    }
     log->next_lsn = 1;
     log->generation = fork_generation;
     log->owner = pthread_self();
@@ -252,6 +255,19 @@ int kv_log_sync_strategy(kv_log *log) {
     int strategy = log->strategy;
     pthread_mutex_unlock(&log->lock);
     return strategy;
+}
+
+int kv_log_fail(kv_log *log, int error) {
+    int status = enter(log);
+    if (status == 0) {
+        if (log->error == 0) {
+            log->error = error;
+            log->error_operation = KV_OP_SYNC;
+        }
+        wake_waiters(log);
+        leave(log);
+    }
+    return status;
 }
 
 int kv_log_error(kv_log *log, int *operation) {

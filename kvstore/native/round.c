@@ -21,6 +21,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -75,43 +76,57 @@ bool round_possible(const kv_log *log) {
     return log->round_count < log->rounds_max && log->error == 0 && !log->broken;
 }
 
-/* While undecided, rounds alone in flight take turns to try both strategies. */
-static int choose_strategy(kv_log *log, round_t *round) {
-    if (log->strategy != KV_SYNC_MEASURE) {
-        return log->strategy;
+/* How a batch of one write becomes durable; `lone`: nothing else is in flight, and the caller
+ * waits. While undecided, such rounds take turns to try what there is. */
+static int choose_strategy(kv_log *log, round_t *round, bool lone) {
+    if (!log->engine->dsync) {
+        return KV_SYNC_FDATASYNC;
     }
-    int strategy = log->trials % 2 ? KV_SYNC_FDATASYNC : KV_SYNC_DSYNC;
-    if (log->round_count == 0 && !log->unsynced_bytes) {
-        round->trial = strategy;
+    if (log->round_count > 0) {
+        /* One fdatasync may cover several rounds, where writes that sync themselves wait for one
+         * another; direct ones in a ring do not. */
+        bool side_by_side = log->file.direct && !log->engine->waits_in_caller;
+        return side_by_side ? KV_SYNC_DSYNC : KV_SYNC_FDATASYNC;
     }
-    return strategy;
+    int strategy = log->strategy;
+    if (strategy == KV_SYNC_MEASURE) {
+        int choices = log->engine->here ? KV_SYNC_CALL : KV_SYNC_FDATASYNC;
+        strategy = 1 + log->trials % choices;
+        round->trial = lone ? strategy : 0;
+    }
+    return strategy == KV_SYNC_CALL && !lone ? KV_SYNC_DSYNC : strategy;
+}
+
+static int compare_ns(const void *left, const void *right) {
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
+    return (a > b) - (a < b);
 }
 
 static void finish_trial(kv_log *log, const round_t *round) {
-    if (round->trial == 0 || log->strategy != KV_SYNC_MEASURE || log->trials == SYNC_TRIALS) {
+    int choices = log->engine->here ? KV_SYNC_CALL : KV_SYNC_FDATASYNC;
+    if (round->trial == 0 || log->strategy != KV_SYNC_MEASURE) {
         return;
     }
-    log->trial_ns[round->trial][log->trials / 2] = clock_ns() - round->began_ns;
-    if (++log->trials < SYNC_TRIALS) {
+    log->trial_ns[round->trial][log->trials / choices] = clock_ns() - round->began_ns;
+    if (++log->trials < choices * TRIALS_EACH) {
         return;
     }
-    /* The smallest of eight is what the device can do; the rest is other people's noise. */
-    uint64_t best[3] = {0, UINT64_MAX, UINT64_MAX};
-    for (int s = KV_SYNC_DSYNC; s <= KV_SYNC_FDATASYNC; s++) {
-        for (int i = 0; i < SYNC_TRIALS / 2; i++) {
-            if (log->trial_ns[s][i] < best[s]) {
-                best[s] = log->trial_ns[s][i];
-            }
+    /* By the median; another way than the first has to be faster by more than the noise. */
+    uint64_t best = 0;
+    for (int s = KV_SYNC_DSYNC; s <= choices; s++) {
+        qsort(log->trial_ns[s], TRIALS_EACH, sizeof log->trial_ns[s][0], compare_ns);
+        uint64_t median = log->trial_ns[s][TRIALS_EACH / 2];
+        if (best == 0 || median < best - best / 32) {
+            best = median;
+            log->strategy = s;
         }
     }
-    log->strategy =
-        best[KV_SYNC_DSYNC] <= best[KV_SYNC_FDATASYNC] ? KV_SYNC_DSYNC : KV_SYNC_FDATASYNC;
 }
 
 static void requeue_failed(kv_log *log);
 static void advance(kv_log *log);
 
-int round_begin(kv_log *log, bool durable, bool partial) {
+int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     if (log->file.direct && !partial) {
         pad_to_block(log);
     }
@@ -130,9 +145,14 @@ int round_begin(kv_log *log, bool durable, bool partial) {
     uint64_t length = end - log->submitted;
     uint64_t at = (log->submitted - log->origin) % log->arena_bytes;
     uint64_t first = length < log->arena_bytes - at ? length : log->arena_bytes - at;
-    bool one_write = length > 0 && first == length;
-    bool dsync = durable && one_write && choose_strategy(log, round) == KV_SYNC_DSYNC &&
-                 !log->unsynced_bytes;
+    bool lone = caller_waits && log->round_count == 0;
+    int strategy = log->strategy;
+    bool dsync = false;
+    if (durable && length > 0 && first == length && !log->unsynced_bytes) {
+        strategy = choose_strategy(log, round, lone);
+        dsync = strategy != KV_SYNC_FDATASYNC;
+    }
+    round->here = lone && strategy == KV_SYNC_CALL;
     round->needs_fdatasync = durable && !dsync;
     log->unsynced_bytes = !durable && (log->unsynced_bytes || length > 0);
 
@@ -154,6 +174,7 @@ int round_begin(kv_log *log, bool durable, bool partial) {
         op *o = &round->ops[i];
         o->round = round;
         o->kind = dsync ? KV_OP_WRITE_DSYNC : KV_OP_WRITE;
+        o->here = round->here;
         o->data = log->arena + parts[i][0];
         o->offset = log->submitted + (i == 0 ? 0 : first);
         o->length = parts[i][1];
@@ -196,13 +217,27 @@ static void op_complete(kv_log *log, op *o, int64_t result) {
     if (round->state == FAILED) {
         return;
     }
-    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+    bool refused = result == -EOPNOTSUPP || result == -EINVAL || result == -ENOSYS;
+    if (refused && o->kind == KV_OP_WRITE_DSYNC && log->engine->dsync) {
+        /* This file system has no RWF_DSYNC (gVisor's, say): never again. Nothing was written. */
+        log->engine->dsync = false;
+        log->strategy = KV_SYNC_FDATASYNC;
+        round->trial = 0;
+        round->needs_fdatasync = true;
+        o->kind = KV_OP_WRITE;
+        op_begin(log, round, o);
+    } else if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
         if (!op_again(log, round, o, 0)) {
             fail(log, round, (int)-result, o->kind);
         }
     } else if (result < 0) {
         fail(log, round, (int)-result, o->kind);
     } else if (o->kind == KV_OP_SYNC) {
+        for (int i = 0; i < log->round_count; i++) {
+            if (round_at(log, i)->state == RIDING) {
+                round_at(log, i)->state = DONE;
+            }
+        }
         round->state = DONE;
     } else {
         uint64_t done = (uint64_t)result;
@@ -236,28 +271,51 @@ static void requeue_failed(kv_log *log) {
     log->queue_start = log->round_count > 0 ? round_at(log, 0)->start : log->queue_start;
 }
 
-/* Begins the syncs whose writes are all done, then retires finished rounds from the front. */
+/* Begins the sync that the last round whose writes are done needs; earlier ones ride on it. One at
+ * a time: those that come meanwhile share the next. */
+static void begin_sync(kv_log *log) {
+    round_t *last = NULL;
+    for (int i = 0; i < log->round_count; i++) {
+        round_t *round = round_at(log, i);
+        if (round->state == WRITING) {
+            break;
+        }
+        if (round->state == SYNCING) {
+            return;
+        }
+        if (round->state == WRITTEN && round->needs_fdatasync) {
+            last = round;
+        }
+    }
+    for (int i = 0; last && round_at(log, i) != last; i++) {
+        round_t *round = round_at(log, i);
+        round->state = round->state == WRITTEN ? RIDING : round->state;
+    }
+    if (last) {
+        op *o = &last->ops[2];
+        o->round = last;
+        o->kind = KV_OP_SYNC;
+        o->here = last->here;
+        last->state = SYNCING;
+        op_begin(log, last, o);
+    }
+}
+
+/* After completions: takes note of what is written, begins the sync that is due, and retires
+ * finished rounds from the front. */
 static void advance(kv_log *log) {
-    bool writes_done = true;
     for (int i = 0; i < log->round_count && log->error == 0; i++) {
         round_t *round = round_at(log, i);
-        writes_done = writes_done && round->state != WRITING;
-        if (!writes_done) {
+        if (round->state == WRITING) {
             break;
         }
         log->written = round->end > log->written ? round->end : log->written;
-        if (round->state != WRITTEN) {
-            continue;
-        }
-        if (!round->needs_fdatasync) {
+        if (round->state == WRITTEN && !round->needs_fdatasync) {
             round->state = DONE;
-            continue;
         }
-        op *o = &round->ops[2];
-        o->round = round;
-        o->kind = KV_OP_SYNC;
-        round->state = SYNCING;
-        op_begin(log, round, o);
+    }
+    if (log->error == 0) {
+        begin_sync(log);
     }
     /* Once anything failed, no success counts: of two syncs that run together the kernel tells just
      * one that a page was lost. */

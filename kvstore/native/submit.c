@@ -37,7 +37,7 @@ int64_t kv_log_submit(kv_log *log) {
     result = usable(log);
     if (result == 0 && log->submitted_lsn + 1 < log->next_lsn && round_possible(log) &&
         !log->appending) {
-        result = round_begin(log, true, false) < 0 ? KV_E_POISONED : 0;
+        result = round_begin(log, true, false, false) < 0 ? KV_E_POISONED : 0;
     }
     if (result == 0 && log->round_count > 0) {
         int status =

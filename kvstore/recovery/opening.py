@@ -15,6 +15,7 @@ last segment towards the first and saves before it cuts.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import time
 from dataclasses import dataclass
@@ -104,7 +105,7 @@ def _publish(fs: FileSystem, directory: str, state: LogState) -> list[str]:
     """Makes the disk say what was decided; the files that keep what was removed."""
     saved = []
     for segment in reversed(state.dropped):
-        kept = os.path.join(directory, paths.format_dropped(os.path.basename(segment.path)))
+        kept = _unused_name(fs, directory, os.path.basename(segment.path))
         fs.rename(segment.path, kept)
         fs.sync_directory(directory)
         saved.append(kept)
@@ -119,6 +120,12 @@ def _publish(fs: FileSystem, directory: str, state: LogState) -> list[str]:
             file.close()
         saved += [torn] if torn else []
     return saved
+
+
+def _unused_name(fs: FileSystem, directory: str, segment_name: str) -> str:
+    there = set(fs.list(directory))
+    names = (paths.format_dropped(segment_name, count) for count in itertools.count(1))
+    return os.path.join(directory, next(name for name in names if name not in there))
 
 
 def _clean_up(fs: FileSystem, directory: str) -> None:
@@ -142,7 +149,7 @@ def _report(
         mode=mode,
         files=state.files,
         entries=state.entries,
-        bytes=state.bytes_read,
+        bytes=state.log_bytes,
         torn_bytes=end.torn_bytes if end else 0,
         torn_reason=end.torn_reason if end else "",
         saved=tuple(saved),

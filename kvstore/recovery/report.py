@@ -17,7 +17,7 @@ class RecoveryReport:
 
     ``files``          log segments read
     ``entries``        log entries replayed (the log's own not counted)
-    ``bytes``          bytes read
+    ``bytes``          bytes of log up to its end
     ``torn_bytes``     bytes cut from the end: writes that a crash stopped, never acknowledged
     ``torn_reason``    what made the first of them invalid
     ``saved``          files that keep what was cut or dropped

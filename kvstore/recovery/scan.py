@@ -37,7 +37,7 @@ class LogState:
 
     files: int = 0
     entries: int = 0
-    bytes_read: int = 0
+    log_bytes: int = 0
     log_id: bytes | None = None
     last: Segment | None = None
     end: LogEnd | None = None
@@ -63,21 +63,22 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
     state = LogState()
     chain = _read_chain(fs, segments, mode, state)
     for index, (segment, header) in enumerate(chain):
-        following = chain[index + 1][1] if index + 1 < len(chain) else None
+        says = chain[index + 1][1].predecessor if index + 1 < len(chain) else None
+        if says is not None and says.segment_number != segment.number:
+            says = None  # salvage goes on over a missing segment
+        cut_here = False
         file = fs.open_read_only(segment.path)
         try:
-            reader = LogReader(
-                file,
-                successor_says=following.predecessor if following else None,
-                salvage=mode == "salvage",
-            )
+            reader = LogReader(file, successor_says=says, salvage=mode == "salvage")
             try:
-                replay(reader, memtable, segment.path)
+                replay(reader, memtable, segment.path, salvage=mode == "salvage")
                 end = reader.end
             except CorruptionError as error:
                 if mode != "point_in_time":
                     raise _advised(error) from None
-                end = reader.position
+                cut_here, end = True, reader.position
+                if error.offset < end.offset:  # sound to the reader, but not a batch
+                    end = LogEnd(error.offset, memtable.last_lsn, sealed=False)
                 state.damage.append(_damage(error, end, file.size()))
                 state.dropped[:0] = [later for later, _ in chain[index + 1 :]]
         finally:
@@ -86,7 +87,7 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
         state.damage += reader.damage
         state.files += 1
         state.entries += reader.entry_count
-        state.bytes_read += reader.bytes_read
+        state.log_bytes += end.offset
         state.last, state.end, state.log_id = segment, end, header.log_id
         if mode == "strict" and end.torn_bytes:
             raise CorruptionError(
@@ -95,7 +96,7 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
                 f"strict mode refuses a torn tail: {end.torn_bytes} bytes ({end.torn_reason})",
                 "recovery='tolerate_torn_tail' cuts it: none of it was ever acknowledged",
             )
-        if state.dropped:
+        if cut_here:
             break
     memtable.loaded(state.end.last_lsn if state.end else 0)
     return state
@@ -118,8 +119,8 @@ def _read_chain(
             if mode != "salvage":
                 raise _advised(error) from None
             state.damage.append(_damage(error, None, HEADER_BYTES))
-            if not error.offset:
-                continue  # no header, no salt: nothing in it can be recognised
+            if not error.offset or not _belongs(segment, header, chain):
+                continue  # no header, no salt; or what another log says of the same keys
         chain.append((segment, header))
     return chain
 
@@ -137,6 +138,13 @@ def _read_header(fs: FileSystem, segment: Segment) -> SegmentHeader:
             raise  # whole, and of a newer version
         # A segment gets its name only when its header is durable, so this one was whole once.
         raise CorruptionError(segment.path, 0, error.reason) from None
+
+
+def _belongs(
+    segment: Segment, header: SegmentHeader, chain: list[tuple[Segment, SegmentHeader]]
+) -> bool:
+    own = not chain or header.log_id == chain[0][1].log_id
+    return own and header.segment_number == segment.number
 
 
 def _check_link(
@@ -171,5 +179,6 @@ def _damage(error: CorruptionError, end: LogEnd | None, end_offset: int) -> Dama
 def _advised(error: CorruptionError) -> KVStoreError:
     """The same error, saying what can be done."""
     if _ADVICE not in error.args[0]:
+        error.advice = _ADVICE
         error.args = (f"{error.args[0]}. {_ADVICE}",)
     return error

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 
-from kvstore.errors import BackendUnavailableError, KVStoreError
+from kvstore.errors import BackendUnavailableError, KVStoreError, LimitError
 from kvstore.fs import PosixFileSystem
 from kvstore.native import HAS_URING, lib
 from kvstore.wal import core
@@ -38,9 +38,10 @@ SYNC_STRATEGIES = {
     lib.KV_SYNC_MEASURE: "measuring",
     lib.KV_SYNC_DSYNC: "RWF_DSYNC",
     lib.KV_SYNC_FDATASYNC: "fdatasync",
+    lib.KV_SYNC_CALL: "RWF_DSYNC by call",
 }
-# What a log found out about its device, for the next one: st_dev -> strategy.
-_measured: dict[int, int] = {}
+# What a log found out, for the next one: (st_dev, backend, direct I/O) -> strategy.
+_measured: dict[tuple[int, str, bool], int] = {}
 
 
 @dataclass(frozen=True)
@@ -105,17 +106,19 @@ def open_backend(
 
     ``device`` is what the file system says of the place; None where it is simulated.
 
-    Raises BackendUnavailableError when io_uring was asked for by name and cannot be had, ValueError
+    Raises BackendUnavailableError when io_uring was asked for by name and cannot be had, LimitError
     for a name that is none.
     """
     forced = os.environ.get(ENVIRONMENT)
     origin = f"{ENVIRONMENT}={forced}" if forced else f"backend={wish!r}"
     wish = forced or wish
     if wish not in BACKENDS:
-        raise ValueError(f"{origin}: the backend must be one of {', '.join(BACKENDS)}")
-    strategy = 0 if device is None else _measured.get(device, 0)
+        raise LimitError(f"{origin}: the backend must be one of {', '.join(BACKENDS)}")
 
-    def make(engine: int) -> LogCore:
+    def make(engine: int, name: str) -> LogCore:
+        strategy = lib.KV_SYNC_MEASURE
+        if device is not None:
+            strategy = _measured.get((device, name, config.direct_io), strategy)
         return LogCore(
             config,
             engine,
@@ -126,13 +129,14 @@ def open_backend(
         )
 
     if device is None:
-        return Backend(make(core.PYTHON), "simulated", "the file system is not the real one")
+        simulated = make(core.PYTHON, "simulated")
+        return Backend(simulated, "simulated", "the file system is not the real one")
     if wish == "pwrite":
-        return Backend(make(core.PWRITE), "pwrite", f"asked for by {origin}")
+        return Backend(make(core.PWRITE, "pwrite"), "pwrite", f"asked for by {origin}")
     why_not = probe_io_uring()
     if why_not is None:
         try:
-            ring = make(core.IO_URING)
+            ring = make(core.IO_URING, "io_uring")
         except OSError as error:
             why_not = error.strerror
         else:
@@ -140,11 +144,11 @@ def open_backend(
             return Backend(ring, "io_uring", "; ".join(filter(None, (how, ring.note))))
     if wish == "io_uring":
         raise BackendUnavailableError("io_uring", why_not or "no reason given")
-    return Backend(make(core.PWRITE), "pwrite", f"no io_uring: {why_not}")
+    return Backend(make(core.PWRITE, "pwrite"), "pwrite", f"no io_uring: {why_not}")
 
 
-def remember_strategy(log: LogCore, device: int | None) -> None:
-    """Keeps what ``log`` measured, for the next log on the same device."""
-    strategy = lib.kv_log_sync_strategy(log.log)
+def remember_strategy(backend: Backend, device: int | None, config: IoUringConfig) -> None:
+    """Keeps what a log measured, for the next one of its kind on the same device."""
+    strategy = lib.kv_log_sync_strategy(backend.core.log)
     if device is not None and strategy != lib.KV_SYNC_MEASURE:
-        _measured[device] = strategy
+        _measured[device, backend.name, config.direct_io] = strategy

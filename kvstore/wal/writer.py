@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import threading
@@ -40,6 +41,7 @@ __all__ = ["SPARE_BYTES", "PortableWalWriter"]
 
 # Looked up once: these are on the path of every write.
 _CHECKED = lib.KV_CHECKED
+_append_batched = lib.kv_log_append_batched
 _append_commit = lib.kv_log_append_commit
 _append_relaxed = lib.kv_log_append_relaxed
 
@@ -261,7 +263,12 @@ class PortableWalWriter:
 
     def append_with_checksum_batched(self, data: BytesLike) -> int:
         """``append_batched``, the payload covered by a CRC-32C; returns the pending bytes."""
-        return self._append(lib.kv_log_append_batched, data, lib.KV_CHECKED)
+        if type(data) is not bytes:
+            data = as_bytes(data)
+        result = _append_batched(self._log, data, len(data), _CHECKED)
+        if result < 0:
+            result = self._overcome(result, _append_batched, data, _CHECKED)
+        return result
 
     def append_and_commit(self, data: BytesLike, ticket: int = 0) -> int:
         """``append_with_checksum_batched`` and ``commit`` in one native call; returns the LSN.
@@ -406,7 +413,11 @@ class PortableWalWriter:
 
     @property
     def sync_strategy(self) -> str:
-        """How a batch is made durable: "RWF_DSYNC", "fdatasync", or "measuring" at first."""
+        """How a batch that is alone in flight is made durable: as measured with the first ones.
+
+        "RWF_DSYNC", "fdatasync", with io_uring perhaps "RWF_DSYNC by call";
+        "measuring" until it is decided. Of several in flight one fdatasync may cover many.
+        """
         return SYNC_STRATEGIES[lib.kv_log_sync_strategy(self._log)]
 
     @property
@@ -441,7 +452,7 @@ class PortableWalWriter:
 
     def _release(self) -> None:
         if self._file is not None:
-            remember_strategy(self._core, self._fs.device(self._path))
+            remember_strategy(self._backend, self._fs.device(self._path), self._config)
         self._core.close()
         for file in (self._direct_file, self._file):
             if file is not None:
@@ -462,7 +473,7 @@ class PortableWalWriter:
         self.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "_closed", True):
+        if not getattr(self, "_closed", True) and os.getpid() == self._pid:
             warnings.warn(f"log {self._path} was not closed", ResourceWarning, stacklevel=2)
 
     def __repr__(self) -> str:
@@ -511,6 +522,11 @@ class PortableWalWriter:
             limit = max(self._limit + growth, end + size + SPARE_BYTES)
             limit += -limit % _BLOCK
             self._file.preallocate(self._limit, limit - self._limit)
-            self._file.sync()
+            try:
+                self._file.sync()
+            except StorageIOError as error:
+                # The kernel tells just once of a page that it lost, and it may be the log's.
+                lib.kv_log_fail(self._log, error.errno or errno.EIO)
+                raise
             self._limit = limit
             self._core.check(lib.kv_log_extend(self._log, limit))

@@ -1,0 +1,1 @@
+"""Benchmarks: ``python -m bench COMMAND``. Durability is equal on all sides, and counted."""
