@@ -105,7 +105,8 @@ class KVStore(MutableMapping[bytes, bytes]):
         fs: FileSystem | None = None,
     ) -> None:
         self._refusal: Callable[[str], Exception] | None = ClosedError
-        self.path = os.fspath(path)
+        # Absolute, since files are made there later on, whatever the working directory is then.
+        self.path = os.path.abspath(os.fspath(path))
         self.options = options or Options()
         recovered = open_store(fs or PosixFileSystem(), self.path, self.options)
         self.recovery: RecoveryReport = recovered.report
@@ -279,6 +280,7 @@ class KVStore(MutableMapping[bytes, bytes]):
     def _scan(
         self, start: bytes | None, stop: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
+        self._check_open()
         memtable = self._memtable
         snapshot = memtable.open_snapshot()
         try:
@@ -373,11 +375,13 @@ class KVStore(MutableMapping[bytes, bytes]):
                 return
             self._refusal = ClosedError
             _live.pop(id(self), None)
-            self._flusher.stop()
             try:
-                self._wal.close()
+                self._flusher.stop()
             finally:
-                self._lock.release()
+                try:
+                    self._wal.close()
+                finally:
+                    self._lock.release()
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -393,8 +397,10 @@ class KVStore(MutableMapping[bytes, bytes]):
 
     def __del__(self) -> None:
         if getattr(self, "_refusal", ClosedError) is None:
-            warnings.warn(f"store {self.path} was not closed", ResourceWarning, stacklevel=2)
-            self.close()
+            try:
+                warnings.warn(f"store {self.path} was not closed", ResourceWarning, stacklevel=2)
+            finally:
+                self.close()
 
     def __repr__(self) -> str:
         state = "open" if self._refusal is None else "closed"
@@ -457,8 +463,9 @@ _live: weakref.WeakValueDictionary[int, KVStore] = weakref.WeakValueDictionary()
 
 
 def _close_all() -> None:
-    for store in list(_live.values()):
-        store.close()
+    with contextlib.ExitStack() as stack:  # one that fails does not keep the others open
+        for store in list(_live.values()):
+            stack.callback(store.close)
 
 
 def _abandon_all() -> None:

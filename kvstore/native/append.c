@@ -69,8 +69,7 @@ static int make_room(kv_log *log, uint64_t bytes) {
 }
 
 /* An entry larger than the free part of the ring goes through it piece by piece; nobody else may
- * frame meanwhile. A failure leaves half an entry, but then the log is poisoned or closed for good.
- */
+ * frame meanwhile. A failure leaves half an entry, but then the log is poisoned or closed. */
 static int stream(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
     log->appending = true;
     int status = make_room(log, FRAME_HEADER);

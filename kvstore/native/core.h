@@ -53,6 +53,7 @@ typedef struct round {
     uint64_t start, end;               /* file offsets between which it writes */
     uint64_t lsn;                      /* last entry it makes durable; 0: it only writes */
     uint64_t queued_bytes, queued_ops; /* of the batch that it took along */
+    uint64_t queue_start;              /* where that batch began */
     uint64_t began_ns;
     int trial;            /* the sync strategy that this round measures, or 0 */
     int in_flight;        /* operations begun and not completed */
@@ -159,8 +160,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits);
 void round_drive(kv_log *log, bool block);
 /* Wakes those whose entry is durable or will never be, and those who wait for any progress. */
 void wake_waiters(kv_log *log);
-/* Wakes one who still waits, to drive or to begin the next round. Called by a driver that leaves.
- */
+/* Wakes one who still waits, to drive or to begin the next round: for a driver that leaves. */
 void wake_successor(kv_log *log);
 /* Gives the lock up until progress is made: drives, or waits for who drives. The caller waits for
  * lsn (0: for anything) and looks again. */

@@ -3,15 +3,15 @@
  * - One registered buffer (the arena) and one registered file: the kernel pins and looks up once.
  * - COOP_TASKRUN (Linux 5.19) spares the interrupt that would run completions in the submitter; who
  *   submits on this path waits in the kernel anyway. SINGLE_ISSUER (6.0) is for a log that one
- * thread promised to use alone. SQPOLL is had when asked for. Each is given up when the kernel
- * refuses.
+ *   thread promised to use alone. SQPOLL is had when asked for. What the kernel refuses is done
+ *   without.
  * - A buffered write or a sync goes to a worker thread of the kernel and back: two switches that a
- *   thread with nothing else in flight saves by calling pwritev2 itself (one client, 100 B: 1.1 to
- *   1.6 times the bare call through the ring, 1.00 to 1.04 so). Which is faster is measured, in
- *   round.c; a polled ring (SQPOLL) is always used.
+ *   thread that is alone saves by calling pwritev2 itself (one client, 100 B: 1.1 to 1.6 times the
+ *   bare call through the ring, 1.00 to 1.04 so; at 64 threads the ring is 1.1 times as fast).
+ *   Which is faster for one client is measured, in round.c; a polled ring (SQPOLL) is always used.
  * - The kernel cancels what a thread had submitted when that thread ends (ECANCELED); round.c tries
- *   again. The ring's memory is not inherited by a fork (liburing maps it so), and core calls
- * refuse there before they touch it.
+ *   again. A fork does not inherit the ring's memory (liburing maps it so); core calls refuse there
+ *   before they touch it.
  */
 #include "core.h"
 

@@ -88,8 +88,8 @@ int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_ro
 /* ---- log.c: the log ---- */
 
 enum { KV_ENGINE_PWRITE = 1, KV_ENGINE_URING = 2, KV_ENGINE_PYTHON = 3 };
-/* How a batch becomes durable. CALL is for a ring: who waits for a batch that is alone in flight
- * calls pwritev2 itself, and the ring carries the others. */
+/* How a batch becomes durable. CALL is for a ring: a thread that alone waits, with nothing else in
+ * flight, calls pwritev2 itself, and the ring carries all the rest. */
 enum { KV_SYNC_MEASURE = 0, KV_SYNC_DSYNC = 1, KV_SYNC_FDATASYNC = 2, KV_SYNC_CALL = 3 };
 enum { KV_OP_WRITE = 1, KV_OP_WRITE_DSYNC = 2, KV_OP_SYNC = 3 };
 enum { KV_HISTOGRAM = 32, KV_TICKETS_MAX = 65536 };
@@ -126,8 +126,7 @@ typedef struct {
 
 typedef struct kv_log kv_log;
 
-/* `note` receives what was degraded, or why it failed, in words. NULL with *error set on failure.
- */
+/* `note` receives what was degraded, or why it failed, in words. NULL on failure, *error set. */
 kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, int *error);
 /* Stops all work, waits for what is in flight, releases everything but the struct; idempotent. */
 void kv_log_close(kv_log *log);

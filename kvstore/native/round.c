@@ -3,18 +3,15 @@
  * Some facts about the device path, each met by code below:
  *
  * - A write's completion says that the page cache (or the drive's volatile cache) has the bytes.
- * Only the completion of a sync that was begun after the write completed says that they are
- * durable.
- * - RWF_DSYNC syncs just the range of its own write. Bytes written earlier without it need
- * fdatasync.
- * - A short write is not an error; the rest is written again, and only then is there a sync. Under
- *   O_DIRECT the rest begins at a block boundary, so up to a block is written twice before its
- * sync.
- * - After a failed sync the kernel may drop the dirty pages and report success next time
- * (fsyncgate, 2018). A failure therefore ends the log's life for writing; nothing is ever synced
- * again.
- * - EINTR, EAGAIN and ECANCELED say that the operation did not happen (the last: its submitting
- * thread ended). They are tried again, a bounded number of times.
+ *   They are durable when a sync completes that was begun after that.
+ * - RWF_DSYNC syncs just the range of its own write; bytes written earlier without it need
+ *   fdatasync.
+ * - A short write is not an error: the rest is written again, and only then is there a sync. Under
+ *   O_DIRECT the rest begins at a block boundary, so some bytes are written twice.
+ * - After a failed sync the kernel may drop the dirty pages and report success the next time
+ *   (fsyncgate, 2018). So a failure ends the log's life for writing; nothing is synced again.
+ * - EINTR, EAGAIN and ECANCELED (the submitting thread ended) say that the operation did not
+ *   happen. They are tried again, a bounded number of times.
  * - Writing to zero-filled, allocated blocks spares the file system a journal commit for every sync
  *   (250 -> 175 us on ext4), so Python fills files ahead and this code never makes one longer.
  */
@@ -76,7 +73,7 @@ bool round_possible(const kv_log *log) {
     return log->round_count < log->rounds_max && log->error == 0 && !log->broken;
 }
 
-/* How a batch of one write becomes durable; `lone`: nothing else is in flight, and the caller
+/* How a batch of one write becomes durable; `lone`: nothing else is in flight, and only the caller
  * waits. While undecided, such rounds take turns to try what there is. */
 static int choose_strategy(kv_log *log, round_t *round, bool lone) {
     if (!log->engine->dsync) {
@@ -145,7 +142,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     uint64_t length = end - log->submitted;
     uint64_t at = (log->submitted - log->origin) % log->arena_bytes;
     uint64_t first = length < log->arena_bytes - at ? length : log->arena_bytes - at;
-    bool lone = caller_waits && log->round_count == 0;
+    bool lone = caller_waits && log->round_count == 0 && !log->waiters_first;
     int strategy = log->strategy;
     bool dsync = false;
     if (durable && length > 0 && first == length && !log->unsynced_bytes) {
@@ -160,6 +157,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
         /* The batch leaves the queue; requeue_failed puts it back if it does not arrive. */
         round->queued_bytes = log->queued_bytes;
         round->queued_ops = log->queued_ops;
+        round->queue_start = log->queue_start;
         log->queued_bytes = log->queued_ops = 0;
         log->queue_start = end;
     }
@@ -193,8 +191,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     return 0;
 }
 
-/* The rest of a short write, or all of one that did not happen. Returns false when it is not to be.
- */
+/* The rest of a short write, or all of one that did not happen; false after too many tries. */
 static bool op_again(kv_log *log, round_t *round, op *o, uint64_t done) {
     if (log->file.direct) {
         done -= done % BLOCK;
@@ -218,7 +215,7 @@ static void op_complete(kv_log *log, op *o, int64_t result) {
         return;
     }
     bool refused = result == -EOPNOTSUPP || result == -EINVAL || result == -ENOSYS;
-    if (refused && o->kind == KV_OP_WRITE_DSYNC && log->engine->dsync) {
+    if (refused && o->kind == KV_OP_WRITE_DSYNC) {
         /* This file system has no RWF_DSYNC (gVisor's, say): never again. Nothing was written. */
         log->engine->dsync = false;
         log->strategy = KV_SYNC_FDATASYNC;
@@ -262,13 +259,15 @@ static void record_durable(kv_log *log, const round_t *round) {
 
 /* What never became durable is put back in the queue, so that nobody is told it had left. */
 static void requeue_failed(kv_log *log) {
-    for (int i = 0; i < log->round_count; i++) {
+    for (int i = log->round_count - 1; i >= 0; i--) {
         round_t *round = round_at(log, i);
+        if (round->queued_ops > 0) {
+            log->queue_start = round->queue_start;
+        }
         log->queued_bytes += round->queued_bytes;
         log->queued_ops += round->queued_ops;
         round->queued_bytes = round->queued_ops = 0;
     }
-    log->queue_start = log->round_count > 0 ? round_at(log, 0)->start : log->queue_start;
 }
 
 /* Begins the sync that the last round whose writes are done needs; earlier ones ride on it. One at

@@ -413,10 +413,11 @@ class PortableWalWriter:
 
     @property
     def sync_strategy(self) -> str:
-        """How a batch that is alone in flight is made durable: as measured with the first ones.
+        """How a batch that one client alone waits for is made durable, as measured with the first.
 
-        "RWF_DSYNC", "fdatasync", with io_uring perhaps "RWF_DSYNC by call";
-        "measuring" until it is decided. Of several in flight one fdatasync may cover many.
+        "RWF_DSYNC", "fdatasync", or with io_uring "RWF_DSYNC by call": that client calls pwritev2
+        itself, and the ring carries batches that several wait for, or nobody. "measuring" until it
+        is decided. Of several batches in flight one fdatasync may cover many.
         """
         return SYNC_STRATEGIES[lib.kv_log_sync_strategy(self._log)]
 
