@@ -6,6 +6,7 @@
     000002.wal.dropped   a segment that point_in_time recovery left behind (a second of that number:
                          000002.wal.dropped.2, and so on)
     spare.wal.tmp        the next segment, being prepared; never holds data
+    recycled.wal.tmp     a segment given up, kept to become a later one; nobody needs what is in it
 
 Any other name in the directory is not ours: it is left alone and never an error.
 """
@@ -16,6 +17,7 @@ import re
 
 LOCK = "LOCK"
 SPARE = "spare.wal.tmp"
+RECYCLED = "recycled.wal.tmp"
 
 _SEGMENT = re.compile(r"([0-9]{6,20})\.wal")
 SEGMENT_NUMBER_MAX = 10**20 - 1

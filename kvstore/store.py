@@ -105,6 +105,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         fs: FileSystem | None = None,
     ) -> None:
         self._refusal: Callable[[str], Exception] | None = ClosedError
+        self._closed = True  # until it is open
         # Absolute, since files are made there later on, whatever the working directory is then.
         self.path = os.path.abspath(os.fspath(path))
         self.options = options or Options()
@@ -139,6 +140,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._apply_lock = threading.Lock()
         self._applied_lsn = recovered.base_lsn - 1
         self._close_lock = threading.Lock()
+        self._closed = False
         self._refusal = None
         _live[id(self)] = self
 
@@ -205,12 +207,16 @@ class KVStore(MutableMapping[bytes, bytes]):
     def _commit_relaxed(self, payload: bytes, change: Change) -> None:
         ticket = next(self._tickets)
         with self._apply_lock:
-            twice_lsn = self._wal.append_relaxed(payload, ticket)
+            self._pending[ticket] = change
+            try:
+                twice_lsn = self._wal.append_relaxed(payload, ticket, self._applied_lsn)
+            except Exception:
+                self._pending.pop(ticket, None)
+                raise
             lsn, must_wait = twice_lsn >> 1, twice_lsn & 1
-            if must_wait:
-                self._pending[ticket] = change
-            else:
+            if not must_wait:
                 self._apply(change, lsn)
+                self._pending.pop(ticket, None)
         if must_wait:
             self._wal.commit(lsn - 1)
             self._apply_ready()
@@ -225,7 +231,8 @@ class KVStore(MutableMapping[bytes, bytes]):
             while pairs := self._wal.ready():
                 tickets = pairs[::2]
                 for ticket, lsn in zip(tickets, pairs[1::2], strict=True):
-                    self._apply(self._pending[ticket], lsn)
+                    if lsn > self._applied_lsn:  # else a relaxed write applied itself
+                        self._apply(self._pending[ticket], lsn)
                 self._wal.taken(pairs[-1])
                 for ticket in tickets:
                     self._pending.pop(ticket, None)
@@ -371,17 +378,24 @@ class KVStore(MutableMapping[bytes, bytes]):
         if self._refusal is ForkedError:
             return
         with self._close_lock:
-            if self._refusal is not None:
+            if self._closed:
                 return
             self._refusal = ClosedError
-            _live.pop(id(self), None)
             try:
-                self._flusher.stop()
-            finally:
                 try:
-                    self._wal.close()
+                    self._flusher.stop()
                 finally:
-                    self._lock.release()
+                    self._wal.close()
+            except Exception:
+                self._let_go()
+                raise
+            # After a KeyboardInterrupt it is not closed: the next close goes on, or that at exit.
+            self._let_go()
+
+    def _let_go(self) -> None:
+        self._lock.release()
+        self._closed = True
+        _live.pop(id(self), None)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -396,7 +410,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_refusal", ClosedError) is None:
+        if not self._closed and self._refusal is not ForkedError:
             try:
                 warnings.warn(f"store {self.path} was not closed", ResourceWarning, stacklevel=2)
             finally:

@@ -40,6 +40,7 @@ class MemTable:
         self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
         self._snapshots: Counter[int] = Counter()
         self._lock = threading.Lock()
+        self._changing = False
         self.last_lsn = 0
         self.get = self._values.get
         """``get(key)``: the value, None when there is none. O(1), no lock."""
@@ -52,6 +53,9 @@ class MemTable:
     def apply_one(self, key: bytes, value: bytes | None, lsn: int) -> None:
         """Applies one change. O(1)."""
         with self._lock:
+            if self._changing:
+                self._mend()
+            self._changing = True
             values = self._values
             old = values.get(key)
             if old is None and key not in values:
@@ -62,12 +66,16 @@ class MemTable:
             values[key] = value
             self._live_count += (value is not None) - (old is not None)
             self.last_lsn = lsn
+            self._changing = False
             if _VERIFY:
                 self._check()
 
     def apply(self, changes: dict[bytes, bytes | None], lsn: int) -> None:
         """Applies a batch; a reader sees all of it or nothing. O(changes)."""
         with self._lock:
+            if self._changing:
+                self._mend()
+            self._changing = True
             values = self._values
             live = 0
             for key, value in changes.items():
@@ -81,6 +89,7 @@ class MemTable:
             values.update(changes)
             self._live_count += live
             self.last_lsn = lsn
+            self._changing = False
             if _VERIFY:
                 self._check()
 
@@ -100,6 +109,14 @@ class MemTable:
         self._sorted = SortedList()
         self._live_count = len(self._values) - list(self._values.values()).count(None)
         self.last_lsn = lsn
+
+    def _mend(self) -> None:
+        """Works the counts and the sorted view out anew, after a change that a KeyboardInterrupt
+        cut short. (The change itself comes again: store.py.) O(keys)."""
+        self._sorted = SortedList()
+        self._unsorted = list(self._values)
+        self._live_count = len(self._values) - list(self._values.values()).count(None)
+        self._undo_count = sum(map(len, self._undo.values()))
 
     # ---- reading ----
 
@@ -129,9 +146,9 @@ class MemTable:
         for key, records in self._undo.items():
             if needed := [record for record in records if record[0] > oldest]:
                 undo[key] = needed
-        self._undo = undo
-        self._undo_count = sum(map(len, undo.values()))
-        self._undo_limit = max(_UNDO_LIMIT, 2 * self._undo_count)
+        count = sum(map(len, undo.values()))
+        limit = max(_UNDO_LIMIT, 2 * count)
+        self._undo, self._undo_count, self._undo_limit = undo, count, limit
 
     def read_range(
         self,
@@ -150,9 +167,13 @@ class MemTable:
         keys), and the first call after writes sorts what is new.
         """
         with self._lock:
-            if self._unsorted:
+            if self._unsorted or self._changing:
+                if self._changing:
+                    self._mend()
+                self._changing = True
                 self._sorted.update(self._unsorted)
                 self._unsorted.clear()
+                self._changing = False
             lower, upper, inclusive = start, stop, (True, False)
             if after is not None and reverse:
                 upper = after

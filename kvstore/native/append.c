@@ -228,7 +228,7 @@ int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int k
 }
 
 int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int kind,
-                              uint64_t ticket) {
+                              uint64_t ticket, uint64_t applied_lsn) {
     uint32_t crc = payload_crc(data, length, kind);
     int64_t result = enter(log);
     if (result < 0) {
@@ -239,11 +239,10 @@ int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int 
         uint64_t lsn = log->next_lsn - 1;
         set_ticket(log, lsn, ticket, true);
         if (log->tickets) {
+            log->taken_lsn = applied_lsn > log->taken_lsn ? applied_lsn : log->taken_lsn;
             skip_untaken(log, lsn);
         }
-        bool next = log->taken_lsn + 1 == lsn;
-        log->taken_lsn += next;
-        result = (int64_t)(lsn << 1) | !next;
+        result = (int64_t)(lsn << 1) | (log->taken_lsn + 1 != lsn);
     }
     leave(log);
     return result;

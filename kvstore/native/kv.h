@@ -150,10 +150,10 @@ int64_t kv_log_append_batched(kv_log *log, const char *data, size_t length, int 
  * LSN. */
 int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int kind,
                              uint64_t ticket);
-/* Queues; returns LSN * 2, + 1 when an earlier entry is not ready yet (else this one counts as
- * taken). */
+/* Queues; returns LSN * 2, + 1 when an entry before it is still to be applied. applied_lsn: what
+ * the caller has applied, as if told to kv_log_taken. */
 int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int kind,
-                              uint64_t ticket);
+                              uint64_t ticket, uint64_t applied_lsn);
 /* Queues a MARK when something durable has no later witness; returns 1 if it did, else 0. */
 int kv_log_mark(kv_log *log);
 

@@ -1,6 +1,8 @@
 /* The log for callers that must not wait: submit, reap, and an eventfd in between. */
 #include "core.h"
 
+#include <unistd.h>
+
 /* An engine whose wait does the work needs a thread when nobody waits. */
 static void *work(void *argument) {
     kv_log *log = argument;
@@ -70,6 +72,12 @@ int kv_log_set_eventfd(kv_log *log, int fd) {
         log->eventfd = fd;
         if (log->engine->calls->set_eventfd) {
             status = log->engine->calls->set_eventfd(log->engine, fd);
+        }
+        if (fd >= 0 && log->round_count > 0) {
+            /* What completed before anybody listened is told now. */
+            uint64_t one = 1;
+            ssize_t ignored = write(fd, &one, sizeof one);
+            (void)ignored;
         }
         leave(log);
     }

@@ -6,7 +6,7 @@
     3. read        replay every batch into a memtable; nothing on disk is changed (scan.py)
     4. publish     set aside what the mode consented to drop, save and cut what a crash left behind
                    the end. A segment once recovered is never appended to
-    5. clean up    the spare of a process that was killed
+    5. clean up    the spare files of a process that was killed
 
 Every step may be cut short by another crash: reading decides the same again, since 4 goes from the
 last segment towards the first and saves before it cuts.
@@ -129,9 +129,10 @@ def _unused_name(fs: FileSystem, directory: str, segment_name: str) -> str:
 
 
 def _clean_up(fs: FileSystem, directory: str) -> None:
-    spare = os.path.join(directory, paths.SPARE)
-    if fs.exists(spare):
-        fs.unlink(spare)
+    for name in (paths.SPARE, paths.RECYCLED):
+        path = os.path.join(directory, name)
+        if fs.exists(path):
+            fs.unlink(path)
 
 
 def _predecessor(state: LogState) -> Predecessor | None:

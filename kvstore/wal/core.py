@@ -71,12 +71,16 @@ def _broken_engine(*_: object) -> None:
     """An exception in a callback is the engine's own failure: the log is poisoned with EIO."""
 
 
-@ffi.def_extern()
+@ffi.def_extern(onerror=_broken_engine)
 def kv_python_begin(  # noqa: PLR0917 (the C side calls it)
     handle: int, identity: int, kind: int, data: Any, length: int, offset: int
 ) -> None:
     payload = bytes(ffi.buffer(data, length)) if length else b""
-    _engines[handle].begin(identity, kind, payload, offset)
+    try:
+        _engines[handle].begin(identity, kind, payload, offset)
+    except BaseException:
+        del _engines[handle]  # so the wait that follows fails, and with it the log
+        raise
 
 
 @ffi.def_extern(error=-errno.EIO, onerror=_broken_engine)

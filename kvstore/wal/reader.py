@@ -173,10 +173,11 @@ class LogReader:
             want = _CHUNK_BYTES
 
     def _note_seal(self, rows: Any, count: int) -> None:
-        kinds = [rows[row * lib.KV_ROW + 3] for row in range(max(0, count - 2), count)]
-        if kinds[-1] == PAD:  # under direct I/O one follows the SEAL
-            kinds.pop()
-        self._sealed = kinds[-1] == SEAL if kinds else self._sealed
+        for row in range(count - 1, -1, -1):
+            kind = rows[row * lib.KV_ROW + 3]
+            if kind != PAD:  # under direct I/O one follows the SEAL
+                self._sealed = kind == SEAL
+                return
 
     def _read(self, offset: int, size: int) -> bytes:
         data = self._file.pread(max(0, min(size, self._size - offset)), offset)

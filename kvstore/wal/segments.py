@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 from kvstore import paths
 from kvstore.errors import LimitError, StorageIOError
@@ -52,11 +53,14 @@ class _Spare:
             if not self.recycled:
                 self._file.truncate(0)
             at = self._file.size()
-            while at < self.size and not self._abandoned:
-                step = min(_FILL_STEP_BYTES, self.size - at)
-                self._file.preallocate(at, step)
-                at += step
-            self._file.sync()
+            try:
+                while at < self.size and not self._abandoned:
+                    step = min(_FILL_STEP_BYTES, self.size - at)
+                    self._file.preallocate(at, step)
+                    at += step
+                self._file.sync()
+            except StorageIOError:
+                self._file.truncate(0)  # a full disk needs the room for other things
 
     def take(self) -> File | None:
         """The file, when it is ready; None when preparing it failed."""
@@ -76,6 +80,30 @@ class _Spare:
             self._file = None
             with contextlib.suppress(StorageIOError):
                 self._fs.unlink(self._path)
+
+
+def _without_interrupts(work: Callable[[], None]) -> None:
+    """Does ``work`` where Ctrl-C cannot stop it half-way: it comes to the main thread only."""
+    if threading.current_thread() is not threading.main_thread():
+        work()
+        return
+    failures: list[BaseException] = []
+
+    def catch() -> None:
+        try:
+            work()
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=catch, name="kvstore-rotate")
+    try:
+        thread.start()
+    except RuntimeError:  # no thread can begin while the interpreter ends
+        work()
+        return
+    thread.join()
+    if failures:
+        raise failures[0]
 
 
 class SegmentedWalWriter(PortableWalWriter):
@@ -132,25 +160,25 @@ class SegmentedWalWriter(PortableWalWriter):
         self._core.taken(lsn)
 
     def recycle(self, number: int) -> None:
-        """Gives segment ``number`` up: its file becomes the next spare, or goes.
+        """Gives segment ``number`` up: its file is kept to become a later segment, or goes.
 
         Only for a segment whose entries nobody needs any more, and which nobody reads: it is gone
-        when this returns, for good. Never for the current one.
+        when this returns, for good. Never for the current one. One file is kept at a time.
         """
         if number >= self.segment_number:
             raise LimitError(f"segment {number} is in use")
         with self._room_lock:
             path = os.path.join(self._directory, paths.format_segment(number))
-            if self._spare is None and not self._closed:
-                spare = self._spare_path()
-                self._fs.rename(path, spare)
-                self._fs.sync_directory(self._directory)
-                self._spare = _Spare(self._fs, spare, self._next_bytes, recycled=True)
-            else:
+            if self._fs.exists(self._recycled_path()) or self._closed:
                 self._fs.unlink(path)
-                self._fs.sync_directory(self._directory)
+            else:
+                self._fs.rename(path, self._recycled_path())
+            self._fs.sync_directory(self._directory)
 
     def _make_room(self, size: int) -> None:
+        _without_interrupts(lambda: self._rotate_if_full(size))
+
+    def _rotate_if_full(self, size: int) -> None:
         with self._room_lock:
             if self._closed:
                 return
@@ -183,31 +211,47 @@ class SegmentedWalWriter(PortableWalWriter):
         self._sealed = False
         self._next_segment = number + 1
         self._next_bytes = min(self._next_bytes * _GROWTH, self._segment_bytes)
+        recycled = self._reuse_recycled()
         with contextlib.suppress(RuntimeError):  # no thread can begin while the interpreter ends
-            self._spare = _Spare(self._fs, self._spare_path(), self._next_bytes)
+            self._spare = _Spare(self._fs, self._spare_path(), self._next_bytes, recycled=recycled)
 
     def _next_file(self, bytes_needed: int) -> tuple[File, bool]:
         """A file with room for so much, zero-filled or recycled, under the spare's name."""
         spare, self._spare = self._spare, None
         file = spare.take() if spare is not None else None
         recycled = file is not None and spare is not None and spare.recycled
-        if file is None:
-            file = self._fs.open(self._spare_path(), create=True)
         try:
-            if spare is None:
-                file.truncate(0)
+            if file is None:
+                recycled = self._reuse_recycled()
+                file = self._fs.open(self._spare_path(), create=True)
+                if not recycled:
+                    file.truncate(0)
             size = file.size()
             wanted = max(self._next_bytes, bytes_needed)
             if size < wanted:
                 file.preallocate(size, wanted - size)
                 file.sync()
         except BaseException:
-            file.close()
+            if file is not None:
+                file.close()
+                with contextlib.suppress(StorageIOError):
+                    self._fs.unlink(self._spare_path())  # a full disk needs its room
             raise
         return file, recycled
 
+    def _reuse_recycled(self) -> bool:
+        """Makes the file that was kept, if there is one, the spare."""
+        kept = self._recycled_path()
+        if not self._fs.exists(kept):
+            return False
+        self._fs.rename(kept, self._spare_path())
+        return True
+
     def _spare_path(self) -> str:
         return os.path.join(self._directory, paths.SPARE)
+
+    def _recycled_path(self) -> str:
+        return os.path.join(self._directory, paths.RECYCLED)
 
     def _seal_and_trim(self) -> None:
         if self._file is not None:
@@ -216,4 +260,7 @@ class SegmentedWalWriter(PortableWalWriter):
     def _release(self) -> None:
         if self._spare is not None:
             self._spare.abandon()
+        with contextlib.suppress(StorageIOError):
+            if self._fs.exists(self._recycled_path()):
+                self._fs.unlink(self._recycled_path())
         super()._release()

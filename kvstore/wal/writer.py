@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SPARE_BYTES", "PortableWalWriter"]
 
+NO_TICKET = (1 << 64) - 1  # as in native/core.h
+
 # Looked up once: these are on the path of every write.
 _CHECKED = lib.KV_CHECKED
 _append_batched = lib.kv_log_append_batched
@@ -270,7 +272,7 @@ class PortableWalWriter:
             result = self._overcome(result, _append_batched, data, _CHECKED)
         return result
 
-    def append_and_commit(self, data: BytesLike, ticket: int = 0) -> int:
+    def append_and_commit(self, data: BytesLike, ticket: int = NO_TICKET) -> int:
         """``append_with_checksum_batched`` and ``commit`` in one native call; returns the LSN.
 
         When it returns, the entry survives kill -9 and power loss. Threads that wait at the same
@@ -283,15 +285,13 @@ class PortableWalWriter:
             result = self._overcome(result, _append_commit, data, _CHECKED, ticket)
         return result
 
-    def append_relaxed(self, data: bytes, ticket: int = 0) -> int:
-        """Queues a checksummed entry for the store's relaxed writes.
-
-        Returns twice its LSN, plus 1 when an entry before it is not ready to be applied yet;
-        without the 1 it counts as taken, and the caller applies it.
+    def append_relaxed(self, data: bytes, ticket: int = NO_TICKET, applied_lsn: int = 0) -> int:
+        """Queues a checksummed entry for the store's relaxed writes, which has applied up to
+        ``applied_lsn``. Returns twice its LSN, plus 1 when one before it is still to be applied.
         """
-        result = _append_relaxed(self._log, data, len(data), _CHECKED, ticket)
+        result = _append_relaxed(self._log, data, len(data), _CHECKED, ticket, applied_lsn)
         if result < 0:
-            result = self._overcome(result, _append_relaxed, data, _CHECKED, ticket)
+            result = self._overcome(result, _append_relaxed, data, _CHECKED, ticket, applied_lsn)
         return result
 
     def flush_batch(self) -> None:
@@ -492,12 +492,12 @@ class PortableWalWriter:
         return result
 
     def _overcome(
-        self, code: int, call: Callable[..., int], data: bytes, kind: int, *ticket: int
+        self, code: int, call: Callable[..., int], data: bytes, kind: int, *rest: int
     ) -> int:
         """Repeats an append as long as what stopped it (``code``) can be dealt with."""
         while code < 0:
             self._obstacle(code, data)
-            code = call(self._log, data, len(data), kind, *ticket)
+            code = call(self._log, data, len(data), kind, *rest)
         return code
 
     def _obstacle(self, code: int, data: bytes) -> None:
@@ -515,19 +515,24 @@ class PortableWalWriter:
         """Lengthens the file, before the entry is accepted: a full disk is met here, and nothing of
         what was queued is touched."""
         with self._room_lock:
-            end = lib.kv_log_end(self._log)
-            if self._closed or end + size + SPARE_BYTES <= self._limit:
+            if self._closed:
                 return
-            assert self._file is not None
-            growth = min(max(self._limit // 2, 1 << 20), _GROWTH_BYTES_MAX)
-            limit = max(self._limit + growth, end + size + SPARE_BYTES)
-            limit += -limit % _BLOCK
-            self._file.preallocate(self._limit, limit - self._limit)
-            try:
-                self._file.sync()
-            except StorageIOError as error:
-                # The kernel tells just once of a page that it lost, and it may be the log's.
-                lib.kv_log_fail(self._log, error.errno or errno.EIO)
-                raise
-            self._limit = limit
-            self._core.check(lib.kv_log_extend(self._log, limit))
+            end = lib.kv_log_end(self._log)
+            if end + size + SPARE_BYTES > self._limit:
+                self._lengthen(end + size + SPARE_BYTES)
+            # Always: an interrupt may have come in here after the file was made longer.
+            self._core.check(lib.kv_log_extend(self._log, self._limit))
+
+    def _lengthen(self, least: int) -> None:
+        assert self._file is not None
+        growth = min(max(self._limit // 2, 1 << 20), _GROWTH_BYTES_MAX)
+        limit = max(self._limit + growth, least)
+        limit += -limit % _BLOCK
+        self._file.preallocate(self._limit, limit - self._limit)
+        try:
+            self._file.sync()
+        except StorageIOError as error:
+            # The kernel tells just once of a page that it lost, and it may be the log's.
+            lib.kv_log_fail(self._log, error.errno or errno.EIO)
+            raise
+        self._limit = limit
