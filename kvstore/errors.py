@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import Any
 
 __all__ = [
     "BackendUnavailableError",
@@ -44,6 +45,10 @@ __all__ = [
 
 class KVStoreError(Exception):
     """The root: catch this to catch everything kvstore raises on purpose."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Pickled (by multiprocessing, say) as what it is, not by calling __init__ with its text.
+        return _restore, (type(self), self.args, self.__dict__)
 
 
 class CorruptionError(KVStoreError):
@@ -147,12 +152,24 @@ class StorageIOError(KVStoreError, OSError):
         self.operation = operation
         OSError.__init__(self, number, os.strerror(number), path)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.errno, self.operation, self.filename)
+
     def __str__(self) -> str:
         return f"{self.filename}: {self.operation} failed: {self.strerror} (errno {self.errno})"
 
 
 class DiskFullError(StorageIOError):
     """No room (ENOSPC), or a quota or file size limit reached. Nothing acknowledged is lost."""
+
+
+def _restore(
+    kind: type[KVStoreError], arguments: tuple[Any, ...], attributes: dict[str, Any]
+) -> KVStoreError:
+    error = kind.__new__(kind, *arguments)
+    error.args = arguments
+    error.__dict__.update(attributes)
+    return error
 
 
 def storage_error(number: int, operation: str, path: str) -> StorageIOError:

@@ -220,7 +220,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         if must_wait:
             self._wal.commit(lsn - 1)
             self._apply_ready()
-        self._flusher.wrote_relaxed()
+        self._flusher.wrote()
 
     def _apply_ready(self) -> None:
         """Applies, in LSN order, every change whose turn has come.

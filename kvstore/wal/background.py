@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import threading
 
@@ -11,87 +12,78 @@ from kvstore.wal.writer import PortableWalWriter
 __all__ = ["BackgroundFlusher"]
 
 _IDLE_SECONDS = 0.1
+_TICK_SECONDS_MIN = 0.001
 
 
 class BackgroundFlusher:
-    """A thread that syncs a log ``interval_ms`` after a relaxed write, and writes a MARK when the
-    log has been idle for 100 ms: until something is written behind the last batch, its damage could
-    not be told from a torn tail. The thread begins with the first write and sleeps while there are
-    none.
+    """A thread that syncs a log ``interval_ms`` after a write that nobody waits for, at the latest,
+    and writes a MARK when the log has been idle for 100 ms: until something is written behind the
+    last batch, its damage could not be told from a torn tail.
+
+    The thread begins with the first write, looks twice an interval, and sleeps once the log is
+    idle. Writers meet plain locks only: unlike Event and Thread.start, those have no state that a
+    KeyboardInterrupt could leave half changed.
     """
 
     def __init__(self, log: PortableWalWriter, interval_ms: float) -> None:
         self._log = log
-        self._interval_seconds = interval_ms / 1000
+        self._tick_seconds = max(interval_ms / 2000, _TICK_SECONDS_MIN)
         self._awake = False
-        self._relaxed = False
         self._stopping = False
-        self._wake = threading.Event()
-        self._stop = threading.Event()
-        self._start_lock = threading.Lock()
-        self._started = False
-        self._thread = threading.Thread(target=self._run, name="kvstore-flush", daemon=True)
+        self._wake = threading.Lock()  # held: nothing has happened
+        self._wake.acquire()
+        self._running = threading.Lock()  # held by the thread
+        self._thread_id = 0
 
     def wrote(self) -> None:
-        """After a durable write. Cheap, thread-safe."""
+        """After a write. Cheap, thread-safe."""
         if not self._awake:
-            self._awake = True
-            self._rouse()
-
-    def wrote_relaxed(self) -> None:
-        """After a write that is to be made durable soon. Cheap, thread-safe."""
-        if not self._relaxed:
-            self._relaxed = True
             self._rouse()
 
     def _rouse(self) -> None:
-        self._wake.set()
-        if not self._started:
-            self._start()
-
-    def _start(self) -> None:
-        with self._start_lock:
-            if not self._started and not self._stopping:
-                # While the interpreter ends no thread can begin; close() will flush.
-                with contextlib.suppress(RuntimeError):
-                    self._thread.start()
-                    self._started = True
+        if not self._running.locked() and not self._stopping:
+            # Two that come at once begin two threads; one ends at once. While the interpreter ends
+            # none can begin, and close() flushes.
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self._run, ())
+        with contextlib.suppress(RuntimeError):  # roused already
+            self._wake.release()
 
     def stop(self) -> None:
         """Ends the thread; what is queued is left to the log's own close. Idempotent."""
-        with self._start_lock:
-            self._stopping = True
-        self._stop.set()
-        self._wake.set()
-        if self._started:
-            self._thread.join()
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):
+            self._wake.release()
+        # The garbage collector may close a forgotten store from within this very thread.
+        if self._thread_id != _thread.get_ident():
+            with self._running:
+                pass
 
     def _run(self) -> None:
-        # A failed flush poisons the log; the next write says so, and there is nothing left to do
-        # here.
+        if not self._running.acquire(blocking=False):
+            return
+        self._thread_id = _thread.get_ident()
         try:
             self._keep_flushing()
         except KVStoreError:
-            return
+            pass  # a failed flush poisons the log, and the next write says so
+        finally:
+            self._thread_id = 0
+            self._running.release()
 
     def _keep_flushing(self) -> None:
         log = self._log
-        seen = -1
+        last, idle_seconds = 0, 0.0
         while not self._stopping:
-            if self._relaxed:
-                self._stop.wait(self._interval_seconds)
-                # Before the sync: who writes during it asks again.
-                self._relaxed = False
+            self._awake = True
+            self._wake.acquire(timeout=self._tick_seconds)
+            before, last = last, log.last_lsn
+            if log.durable_lsn < before:
                 log.sync()
-            elif log.last_lsn != seen:
-                seen = log.last_lsn
-                self._wake.wait(_IDLE_SECONDS)
-                self._wake.clear()
-            else:
+            idle_seconds = idle_seconds + self._tick_seconds if last == before else 0.0
+            if idle_seconds >= _IDLE_SECONDS and log.durable_lsn >= last:
                 self._awake = False
-                if log.last_lsn != seen or self._relaxed:
-                    continue  # somebody wrote before seeing that we are about to sleep
-                if log.mark():
-                    seen = log.last_lsn
-                self._wake.wait()
-                self._wake.clear()
+                if log.last_lsn == last:  # else somebody wrote and saw us awake
+                    log.mark()
+                    self._wake.acquire()
+                last, idle_seconds = 0, 0.0

@@ -74,7 +74,8 @@ class _Spare:
     def abandon(self) -> None:
         """Removes the file."""
         self._abandoned = True
-        self._thread.join()
+        if self._thread is not threading.current_thread():  # the garbage collector may be in it
+            self._thread.join()
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -176,11 +176,12 @@ class PortableWalWriter:
     def _start(
         self, place: str, wish: str, *, record_tickets: bool = False, single_thread: bool = False
     ) -> None:
+        self._device = self._fs.device(place)
         self._backend: Backend = open_backend(
             self._config,
             wish,
             place,
-            self._fs.device(place),
+            self._device,
             record_tickets=record_tickets,
             single_issuer=single_thread,
         )
@@ -453,7 +454,7 @@ class PortableWalWriter:
 
     def _release(self) -> None:
         if self._file is not None:
-            remember_strategy(self._backend, self._fs.device(self._path), self._config)
+            remember_strategy(self._backend, self._device, self._config)
         self._core.close()
         for file in (self._direct_file, self._file):
             if file is not None:
