@@ -91,6 +91,7 @@ static int stream(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
     log->appending = false;
     wake_waiters(log);
     wake_successor(log);
+    tell_eventfd(log); /* submit began nothing meanwhile */
     return status;
 }
 
@@ -117,7 +118,8 @@ static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
     if (log->head + frame_bytes(length) + reserve > log->file.limit) {
         return KV_E_FULL;
     }
-    if (log->tickets && log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
+    if (log->tickets && kind != KV_SEAL &&
+        log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
         skip_untaken(log, log->next_lsn);
         if (log->next_lsn - log->taken_lsn > KV_TICKETS_MAX - 2 * ROUNDS_MAX) {
             return KV_E_BUSY;
@@ -275,8 +277,14 @@ int kv_log_seal(kv_log *log, uint64_t sealed_lsn) {
     }
     status = usable(log);
     /* First what is queued, so that the SEAL vouches for it. */
-    while (status == 0 && !log->sealed && log->durable_lsn + 1 < log->next_lsn) {
-        status = wait_durable(log, log->next_lsn - 1);
+    while (status == 0 && !log->sealed &&
+           (log->appending || log->durable_lsn + 1 < log->next_lsn)) {
+        if (log->durable_lsn + 1 < log->next_lsn) {
+            status = wait_durable(log, log->next_lsn - 1);
+        } else {
+            await_progress(log, 0);
+            status = failed_meanwhile(log);
+        }
     }
     if (status == 0 && !log->sealed) {
         if (sealed_lsn == 0 || sealed_lsn + 1 != log->next_lsn) {

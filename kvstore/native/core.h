@@ -25,6 +25,10 @@
 #define _GNU_SOURCE /* pwritev2, clock_gettime under -std=c11 */
 #endif
 
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64 /* off_t, on 32-bit systems; before any header of the system */
+#endif
+
 #include "frame.h"
 
 #include <pthread.h>
@@ -75,7 +79,7 @@ typedef struct engine engine;
 typedef struct {
     int (*attach)(engine *, const kv_log_file *file);
     int (*begin)(engine *, op *); /* takes the operation; it may start now or in kick or wait */
-    int (*kick)(engine *);        /* hands over what was begun, without waiting */
+    int (*kick)(engine *);        /* hands over what was begun, without waiting; 1: not all of it */
     int (*wait)(engine *, pthread_mutex_t *lock, bool block, completion *out, int max);
     int (*set_eventfd)(engine *, int fd); /* NULL: the log itself writes to it */
     void (*stats)(engine *, kv_log_stats *);
@@ -158,6 +162,12 @@ bool round_possible(const kv_log *log);
 int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits);
 /* Takes completions once, waiting for the first when `block`. Only when !log->driving. */
 void round_drive(kv_log *log, bool block);
+/* Tells an event loop to look again: reap, and submit what could not be begun before. */
+void tell_eventfd(kv_log *log);
+/* The engine itself is gone: what is in flight will never be answered. */
+void engine_lost(kv_log *log, int error);
+/* Puts what never became durable back in the queue. */
+void requeue_failed(kv_log *log);
 /* Wakes those whose entry is durable or will never be, and those who wait for any progress. */
 void wake_waiters(kv_log *log);
 /* Wakes one who still waits, to drive or to begin the next round: for a driver that leaves. */

@@ -45,7 +45,9 @@ __attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const 
     }
     return crc;
 }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ &&                         \
+    (!defined(__clang__) || __clang_major__ >= 16 || defined(__ARM_FEATURE_CRC32))
+#define HAVE_ARMV8 /* clang before 16 declares the instructions only with -march=...+crc */
 #include <arm_acle.h>
 #if defined(__linux__)
 #include <sys/auxv.h>
@@ -93,7 +95,7 @@ __attribute__((constructor)) static void choose(void) {
         update = crc_sse42;
         implementation = "sse4.2";
     }
-#elif defined(__aarch64__)
+#elif defined(HAVE_ARMV8)
 #if defined(__linux__)
     int present = (getauxval(AT_HWCAP) & HWCAP_CRC32) != 0;
 #else

@@ -48,6 +48,9 @@ int64_t carry_out(int fd, const op *o) {
 #if defined(__APPLE__)
         /* fsync there stops at the drive's cache: fcntl(2), F_FULLFSYNC. */
         result = fcntl(fd, F_FULLFSYNC);
+        if (result < 0 && (errno == ENOTSUP || errno == EINVAL)) {
+            result = fsync(fd); /* a network file system */
+        }
 #else
         result = fdatasync(fd);
 #endif

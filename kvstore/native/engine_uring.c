@@ -128,7 +128,8 @@ static int uring_kick(engine *base) {
     while (io_uring_sq_ready(&e->ring) > 0) {
         int status = io_uring_submit(&e->ring);
         if (status >= 0 || status == -EAGAIN || status == -EBUSY) {
-            return 0; /* what the kernel did not take stays queued; wait tries again */
+            /* What the kernel did not take stays queued. (A polling thread takes it later.) */
+            return e->base.here && io_uring_sq_ready(&e->ring) > 0;
         }
         if (status != -EINTR) {
             return status;

@@ -85,7 +85,7 @@ int64_t kv_find_entry(const char *data, size_t size, size_t from, uint32_t seed,
                       uint64_t lsn_max, int64_t *row) {
     const uint8_t *bytes = (const uint8_t *)data;
     size_t at = (from + FRAME_ALIGN - 1) & ~(size_t)(FRAME_ALIGN - 1);
-    for (; at + FRAME_HEADER <= size; at += FRAME_ALIGN) {
+    for (; at <= size && size - at >= FRAME_HEADER; at += FRAME_ALIGN) {
         /* The cheap conditions first: most places fail them, and a CRC is dear. */
         uint64_t lsn = load_u64(bytes + at + 16) & LSN_MAX;
         if (lsn < lsn_min || lsn > lsn_max || !header_valid(bytes + at, seed)) {

@@ -47,6 +47,9 @@ kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, in
         free(log);
         return NULL;
     }
+#ifdef MADV_DONTFORK
+    madvise(log->arena, log->arena_bytes, MADV_DONTFORK); /* the kernel may be writing from it */
+#endif
     if (config->record_tickets) {
         log->tickets = malloc(KV_TICKETS_MAX * sizeof *log->tickets);
         log->relaxed = malloc(KV_TICKETS_MAX * sizeof *log->relaxed);
@@ -184,7 +187,7 @@ int kv_log_attach(kv_log *log, const kv_log_file *file) {
     }
     bool drained = log->round_count == 0 && log->durable_lsn + 1 == log->next_lsn;
     bool continues = file->next_lsn == log->next_lsn;
-    if (log->attached && !(drained && continues)) {
+    if (log->appending || (log->attached && !(drained && continues))) {
         status = -EBUSY;
     } else if (file->direct && (file->position - file->base) % BLOCK != 0) {
         status = -EINVAL;
@@ -251,6 +254,9 @@ uint64_t kv_log_size(kv_log *log) {
 }
 
 int kv_log_sync_strategy(kv_log *log) {
+    if (log->generation != fork_generation) {
+        return KV_SYNC_MEASURE;
+    }
     pthread_mutex_lock(&log->lock);
     int strategy = log->strategy;
     pthread_mutex_unlock(&log->lock);
@@ -264,7 +270,9 @@ int kv_log_fail(kv_log *log, int error) {
             log->error = error;
             log->error_operation = KV_OP_SYNC;
         }
+        requeue_failed(log);
         wake_waiters(log);
+        tell_eventfd(log);
         leave(log);
     }
     return status;

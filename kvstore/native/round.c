@@ -10,8 +10,9 @@
  *   O_DIRECT the rest begins at a block boundary, so some bytes are written twice.
  * - After a failed sync the kernel may drop the dirty pages and report success the next time
  *   (fsyncgate, 2018). So a failure ends the log's life for writing; nothing is synced again.
- * - EINTR, EAGAIN and ECANCELED (the submitting thread ended) say that the operation did not
- *   happen. They are tried again, a bounded number of times.
+ * - ECANCELED (the submitting thread ended), and EINTR or EAGAIN of a plain write, say that the
+ *   operation did not happen. It is tried again, a bounded number of times. An interrupted sync is
+ *   not: on some file systems it has consumed the report of a lost page.
  * - Writing to zero-filled, allocated blocks spares the file system a journal commit for every sync
  *   (250 -> 175 us on ext4), so Python fills files ahead and this code never makes one longer.
  */
@@ -120,7 +121,6 @@ static void finish_trial(kv_log *log, const round_t *round) {
     }
 }
 
-static void requeue_failed(kv_log *log);
 static void advance(kv_log *log);
 
 int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
@@ -186,6 +186,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     if (round->state == FAILED) {
         requeue_failed(log);
         wake_waiters(log);
+        tell_eventfd(log);
         return -log->error;
     }
     return 0;
@@ -206,6 +207,12 @@ static bool op_again(kv_log *log, round_t *round, op *o, uint64_t done) {
     return true;
 }
 
+/* A sync that was interrupted may already have consumed the report of a lost page. */
+static bool did_not_happen(const op *o, int64_t result) {
+    return result == -ECANCELED ||
+           (o->kind == KV_OP_WRITE && (result == -EINTR || result == -EAGAIN));
+}
+
 static void op_complete(kv_log *log, op *o, int64_t result) {
     round_t *round = o->round;
     round->in_flight--;
@@ -223,7 +230,7 @@ static void op_complete(kv_log *log, op *o, int64_t result) {
         round->needs_fdatasync = true;
         o->kind = KV_OP_WRITE;
         op_begin(log, round, o);
-    } else if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+    } else if (did_not_happen(o, result)) {
         if (!op_again(log, round, o, 0)) {
             fail(log, round, (int)-result, o->kind);
         }
@@ -258,7 +265,7 @@ static void record_durable(kv_log *log, const round_t *round) {
 }
 
 /* What never became durable is put back in the queue, so that nobody is told it had left. */
-static void requeue_failed(kv_log *log) {
+void requeue_failed(kv_log *log) {
     for (int i = log->round_count - 1; i >= 0; i--) {
         round_t *round = round_at(log, i);
         if (round->queued_ops > 0) {
@@ -331,12 +338,30 @@ static void advance(kv_log *log) {
     }
 }
 
+void tell_eventfd(kv_log *log) {
+    if (log->eventfd >= 0) {
+        uint64_t one = 1;
+        ssize_t ignored = write(log->eventfd, &one, sizeof one);
+        (void)ignored; /* a full counter is as good as one more */
+    }
+}
+
+void engine_lost(kv_log *log, int error) {
+    log->broken = true;
+    if (log->error == 0) {
+        log->error = error;
+        log->error_operation = KV_OP_WRITE;
+    }
+    requeue_failed(log);
+    wake_waiters(log);
+}
+
 void round_drive(kv_log *log, bool block) {
     completion done[COMPLETIONS_MAX];
     uint64_t durable_before = log->durable_lsn;
     advance(log);
     int status = log->engine->calls->kick(log->engine);
-    if (status == 0 && log->ops_in_flight > 0) {
+    if (status >= 0 && log->ops_in_flight > 0) {
         log->driving = true;
         status = log->engine->calls->wait(log->engine, &log->lock, block, done, COMPLETIONS_MAX);
         log->driving = false;
@@ -345,22 +370,20 @@ void round_drive(kv_log *log, bool block) {
         op_complete(log, done[i].op, done[i].result);
     }
     if (status < 0) {
-        /* The engine itself is gone: what is in flight will never be answered. */
-        log->broken = true;
-        if (log->error == 0) {
-            log->error = -status;
-            log->error_operation = KV_OP_WRITE;
-        }
+        engine_lost(log, -status);
     }
     advance(log);
     if (log->ops_in_flight > 0 && !log->broken) {
-        log->engine->calls->kick(log->engine);
+        status = log->engine->calls->kick(log->engine);
+        if (status < 0) {
+            engine_lost(log, -status);
+        } else if (status > 0) {
+            tell_eventfd(log); /* an event loop has to try again */
+        }
     }
     /* A caller of reap knows; somebody in its event loop may not, when another thread drove. */
-    if (block && log->eventfd >= 0 && (log->durable_lsn != durable_before || log->error)) {
-        uint64_t one = 1;
-        ssize_t ignored = write(log->eventfd, &one, sizeof one);
-        (void)ignored; /* a full counter is as good as one more */
+    if (block && (log->durable_lsn != durable_before || log->error)) {
+        tell_eventfd(log);
     }
     wake_waiters(log);
 }

@@ -42,9 +42,18 @@ int64_t kv_log_submit(kv_log *log) {
         result = round_begin(log, true, false, false) < 0 ? KV_E_POISONED : 0;
     }
     if (result == 0 && log->round_count > 0) {
-        int status =
-            log->engine->waits_in_caller ? call_worker(log) : log->engine->calls->kick(log->engine);
-        result = status < 0 ? status : 0;
+        if (log->engine->waits_in_caller) {
+            result = call_worker(log);
+        } else {
+            int status = log->engine->calls->kick(log->engine);
+            if (status < 0) {
+                engine_lost(log, -status);
+                tell_eventfd(log);
+                result = status;
+            } else if (status > 0) {
+                tell_eventfd(log); /* reap hands the rest over */
+            }
+        }
     }
     result = result == 0 ? (int64_t)log->submitted_lsn : result;
     leave(log);

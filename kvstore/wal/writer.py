@@ -529,11 +529,16 @@ class PortableWalWriter:
         growth = min(max(self._limit // 2, 1 << 20), _GROWTH_BYTES_MAX)
         limit = max(self._limit + growth, least)
         limit += -limit % _BLOCK
-        self._file.preallocate(self._limit, limit - self._limit)
+        # The kernel tells each open file just once of a page that it lost. With one of its own,
+        # this sync cannot take that news from the log's; and if it comes, it may be of the log's.
+        extension = self._fs.open(self._file.path)
         try:
-            self._file.sync()
+            extension.preallocate(self._limit, limit - self._limit)
+            extension.sync()
         except StorageIOError as error:
-            # The kernel tells just once of a page that it lost, and it may be the log's.
-            lib.kv_log_fail(self._log, error.errno or errno.EIO)
+            if error.operation == "sync":
+                lib.kv_log_fail(self._log, error.errno or errno.EIO)
             raise
+        finally:
+            extension.close()
         self._limit = limit

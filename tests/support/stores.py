@@ -56,7 +56,7 @@ def run_script(
         timeout=timeout,
         check=False,
         env=environment,
-        cwd=Path(kvstore.__file__).parent.parent,
+        cwd=Path(__file__).resolve().parents[2],
     )
 
 

@@ -183,24 +183,43 @@ def test_a_device_that_accepts_nothing_is_an_error_not_a_hang(tmp_path: Path) ->
     log.close()
 
 
-def test_an_interrupted_log_operation_is_tried_again(tmp_path: Path) -> None:
-    for operations in (WRITES, SYNCS):
-        for number in (errno.EINTR, errno.EAGAIN):
-            path = tmp_path / f"{number}{sorted(operations)}.wal"
-            fs = FaultFileSystem(None, Fault(number, operations))
-            log = PortableWalWriter(path, TINY, fs=fs)
-            for round_number in range(5):
-                fs.fail_at = fs.count
-                log.append_with_checksum_batched(b"%d" % round_number)
-                log.flush_batch()
-                assert fs.failures == round_number + 1
-            fs.heal()
-            log.close()
-            assert payloads(path) == [b"%d" % n for n in range(5)]
+@pytest.mark.parametrize(
+    ("operations", "number"),
+    [(WRITES, errno.EINTR), (WRITES, errno.EAGAIN), (SYNCS, errno.ECANCELED)],
+)
+def test_an_operation_that_did_not_happen_is_tried_again(
+    tmp_path: Path, operations: frozenset[str], number: int
+) -> None:
+    path = tmp_path / "x.wal"
+    fs = FaultFileSystem(None, Fault(number, operations))
+    log = PortableWalWriter(path, TINY, fs=fs)
+    for round_number in range(5):
+        fs.fail_at = fs.count
+        log.append_with_checksum_batched(b"%d" % round_number)
+        log.flush_batch()
+        assert fs.failures == round_number + 1
+    fs.heal()
+    log.close()
+    assert payloads(path) == [b"%d" % n for n in range(5)]
+
+
+@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN])
+def test_an_interrupted_sync_is_not_repeated_into_a_lie(tmp_path: Path, number: int) -> None:
+    fs = FaultFileSystem(None, Fault(number, SYNCS))
+    log = PortableWalWriter(tmp_path / "x.wal", TINY, fs=fs)
+    log.append_with_checksum_batched(b"x")
+    fs.fail_at = fs.count
+    with pytest.raises(StorageIOError) as caught:
+        log.flush_batch()
+    assert caught.value.errno == number
+    assert (log.durable_lsn, log.pending_batch_ops()) == (0, 1)
+    with pytest.raises(PoisonedError):
+        log.flush_batch()
+    log.close()
 
 
 def test_a_log_operation_interrupted_for_ever_fails_in_the_end(tmp_path: Path) -> None:
-    fs = FaultFileSystem(None, Fault(errno.EINTR, SYNCS, forever=True))
+    fs = FaultFileSystem(None, Fault(errno.EINTR, WRITES, forever=True))
     log = PortableWalWriter(tmp_path / "x.wal", TINY, fs=fs)
     log.append_batched(b"x")
     fs.fail_at = fs.count
