@@ -74,9 +74,11 @@ class BackgroundFlusher:
     def _keep_flushing(self) -> None:
         log = self._log
         last, idle_seconds = 0, 0.0
-        while not self._stopping:
+        while True:
             self._awake = True
             self._wake.acquire(timeout=self._tick_seconds)
+            if self._stopping:
+                return
             before, last = last, log.last_lsn
             if log.durable_lsn < before:
                 log.sync()
