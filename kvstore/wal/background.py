@@ -74,10 +74,10 @@ class BackgroundFlusher:
     def _keep_flushing(self) -> None:
         log = self._log
         last, idle_seconds = 0, 0.0
-        while True:
+        while not self._stopping:
             self._awake = True
             self._wake.acquire(timeout=self._tick_seconds)
-            if self._stopping:
+            if self._stopping:  # else the idle wait below might miss the call to stop
                 return
             before, last = last, log.last_lsn
             if log.durable_lsn < before:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -138,6 +139,36 @@ def test_many_threads_may_close_and_write_at_once(tmp_path: Path, backend: str) 
         for thread in range(threads_count):
             missing = {i for i in acknowledged[thread] if b"%d-%d" % (thread, i) not in found}
             assert not missing  # relaxed ones too: closing flushed them
+
+
+@pytest.mark.parametrize("interval", [0, 10, 300, NEVER])
+def test_closing_never_waits_for_a_flusher_that_sleeps(tmp_path: Path, interval: float) -> None:
+    # Whatever the background thread is just doing: every round closes a little later.
+    for delay in range(0, 130, 12):
+        db = kvstore.open(tmp_path / "db", flush_interval_ms=interval)
+        db.put(b"k", b"v")
+        closed = threading.Event()
+
+        def close(db: kvstore.KVStore = db, closed: threading.Event = closed) -> None:
+            db.close()
+            closed.set()
+
+        threading.Event().wait(delay / 1000)  # lets the flusher get somewhere
+        threading.Thread(target=close, daemon=True).start()
+        assert closed.wait(15), f"still closing, {delay} ms after the write"
+
+
+@pytest.mark.slow
+def test_closing_an_idle_store_takes_no_flush_interval(tmp_path: Path) -> None:
+    db = kvstore.open(tmp_path / "db", flush_interval_ms=2000)
+    db.put(b"k", b"v")
+    begin = time.monotonic()
+    while db.stats().last_lsn < 2:  # until the flusher has marked the log as idle, and sleeps
+        assert time.monotonic() - begin < 20
+        threading.Event().wait(0.01)
+    begin = time.monotonic()
+    db.close()
+    assert time.monotonic() - begin < 0.6
 
 
 def test_a_store_of_every_backend_says_which_it_is(tmp_path: Path) -> None:
