@@ -1,4 +1,4 @@
-"""What the documentation shows is run: the examples in docstrings, the code blocks of the README."""
+"""What the documentation shows is run: examples in docstrings, code blocks of the README."""
 
 from __future__ import annotations
 

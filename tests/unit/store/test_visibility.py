@@ -130,7 +130,7 @@ def test_what_threads_left_in_memory_is_what_the_log_says(
 @each_backend
 @pytest.mark.parametrize("sync", [True, False])
 def test_a_batch_is_never_seen_in_part(tmp_path: Path, backend: str, *, sync: bool) -> None:
-    rounds = 250
+    rounds = 120
     with kvstore.open(tmp_path / "db", wal_backend=backend, sync=sync) as db:
         first, second = b"a", b"b"
         db.write(_both(first, second, 0))
@@ -171,7 +171,7 @@ def _both(first: bytes, second: bytes, number: int) -> kvstore.WriteBatch:
 @each_backend
 def test_a_batchs_keys_appear_together_to_a_point_reader(tmp_path: Path, backend: str) -> None:
     # Each batch adds a new pair, so whoever finds one of a pair must find the other afterwards.
-    rounds = 300
+    rounds = 100
     with kvstore.open(tmp_path / "db", wal_backend=backend) as db:
 
         def write() -> None:
@@ -193,7 +193,7 @@ def test_a_batchs_keys_appear_together_to_a_point_reader(tmp_path: Path, backend
 def test_writes_appear_in_the_order_of_their_commits(tmp_path: Path, backend: str) -> None:
     with kvstore.open(tmp_path / "db", wal_backend=backend) as db:
         done = threading.Event()
-        count = 300
+        count = 120
 
         def write(thread: int) -> None:
             for i in range(count):
