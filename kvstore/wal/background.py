@@ -73,19 +73,24 @@ class BackgroundFlusher:
 
     def _keep_flushing(self) -> None:
         log = self._log
-        last, idle_seconds = 0, 0.0
-        while not self._stopping:
-            self._awake = True
-            self._wake.acquire(timeout=self._tick_seconds)
-            if self._stopping:  # else the idle wait below might miss the call to stop
+        self._awake = True
+        last, idle_seconds, patience = 0, 0.0, self._tick_seconds
+        while True:
+            self._wake.acquire(timeout=patience)
+            if self._stopping:
                 return
+            if patience < 0:  # roused from idleness
+                self._awake = True
+                last, idle_seconds, patience = 0, 0.0, self._tick_seconds
+                continue
             before, last = last, log.last_lsn
             if log.durable_lsn < before:
                 log.sync()
             idle_seconds = idle_seconds + self._tick_seconds if last == before else 0.0
             if idle_seconds >= _IDLE_SECONDS and log.durable_lsn >= last:
                 self._awake = False
-                if log.last_lsn == last:  # else somebody wrote and saw us awake
+                if log.last_lsn == last:
                     log.mark()
-                    self._wake.acquire()
-                last, idle_seconds = 0, 0.0
+                    patience = -1  # until somebody writes
+                else:  # somebody wrote and saw us awake
+                    self._awake = True
