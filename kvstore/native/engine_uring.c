@@ -211,6 +211,10 @@ static void uring_stats(engine *base, kv_log_stats *stats) {
 
 static void uring_close(engine *base) {
     uring_engine *e = (uring_engine *)base;
+    if (e->file_registered) {
+        /* Now: the ring itself is taken down some time after its end, and would keep the file. */
+        io_uring_unregister_files(&e->ring);
+    }
     io_uring_queue_exit(&e->ring);
     free(e);
 }

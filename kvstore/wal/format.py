@@ -201,13 +201,13 @@ class SegmentHeader:
         (_, version, checksum, flags, size, log_id, number, base_lsn, salt, *before) = (
             _FIELDS.unpack_from(block)
         )
-        if version > VERSION:
+        (expected,) = _CRC.unpack_from(block, HEADER_BYTES - _CRC.size)
+        actual = crc32c(block[: HEADER_BYTES - _CRC.size])
+        if version > VERSION and not cls._is_version_damaged(block, expected):
             raise FormatError(
                 path,
                 f"log format version {version}, but this kvstore reads up to {VERSION}: upgrade it",
             )
-        (expected,) = _CRC.unpack_from(block, HEADER_BYTES - _CRC.size)
-        actual = crc32c(block[: HEADER_BYTES - _CRC.size])
         if actual != expected:
             raise ChecksumMismatch(path, 0, "the log's header", expected, actual)
         if (version, checksum, size) != (VERSION, CHECKSUM_CRC32C, HEADER_BYTES):
@@ -218,3 +218,9 @@ class SegmentHeader:
             raise FormatError(path, f"base LSN {base_lsn} is not one that a log can have")
         predecessor = Predecessor(*before) if before[0] else None
         return cls(log_id, number, base_lsn, salt, predecessor, bool(flags & FLAG_RECYCLED))
+
+    @staticmethod
+    def _is_version_damaged(block: bytes, expected: int) -> bool:
+        """Whether nothing but the version field keeps the header from being one of this version."""
+        repaired = block[:8] + VERSION.to_bytes(2, "little") + block[10 : HEADER_BYTES - _CRC.size]
+        return crc32c(repaired) == expected

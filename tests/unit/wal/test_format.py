@@ -113,6 +113,13 @@ def test_what_is_no_log_of_ours_is_refused_in_words(block: bytes, message: str) 
     assert caught.value.path == "some/x.wal"
 
 
+def test_a_damaged_version_field_is_damage_not_a_newer_version() -> None:
+    block = bytearray(SegmentHeader.make(bytes(16), 1, 1).encode())
+    block[8] ^= 0x40
+    with pytest.raises(ChecksumMismatch):
+        SegmentHeader.decode(bytes(block), "x.wal")
+
+
 def test_a_newer_version_is_named_even_when_its_checksum_is_another_kind() -> None:
     block = bytearray(Header(version=7).encode())
     block[-4:] = b"\0\0\0\0"
