@@ -485,6 +485,7 @@ class PortableWalWriter:
     # ---- appending ----
 
     def _append(self, call: Callable[..., int], data: BytesLike, kind: int) -> int:
+        """What the calls on the path of every write spell out, to spare a frame (0.07 us)."""
         if type(data) is not bytes:
             data = as_bytes(data)
         result = call(self._log, data, len(data), kind)
