@@ -196,12 +196,22 @@ class SignalledError(BaseException):
 
 
 def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
-    """Whether ``call`` was interrupted by a signal so many seconds from now."""
+    """Whether ``call`` was interrupted by a signal so many seconds from now.
 
-    def interrupt(*_: object) -> None:
+    Python swallows what is raised in a destructor, a weak reference's callback or a callback
+    of the garbage collector, and warns about it: those are let finish first.
+    """
+
+    def interrupt(_signal: int, frame: FrameType | None) -> None:
+        while frame is not None and frame.f_code.co_filename != __file__:
+            if frame.f_code.co_name in ("__del__", "_remove"):
+                signal.setitimer(signal.ITIMER_REAL, 1e-5)
+                return
+            frame = frame.f_back
         raise SignalledError
 
     before = signal.signal(signal.SIGALRM, interrupt)
+    gc.disable()
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
         call()
@@ -211,6 +221,7 @@ def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        gc.enable()
     return False
 
 
