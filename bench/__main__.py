@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("wal",)
+COMMANDS = ("wal", "tree")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from kvstore.native import CRC32C, HAS_URING
@@ -19,8 +20,11 @@ __all__ = ["collect", "is_volatile"]
 _VOLATILE = ("tmpfs", "ramfs")
 
 
-def collect(directory: str, seed: int) -> dict[str, str]:
-    """The environment of a run with its files in ``directory``: label -> text, in print order."""
+def collect(directory: str, seed: int, distributions: Sequence[str] = ()) -> dict[str, str]:
+    """The environment of a run with its files in ``directory``: label -> text, in print order.
+
+    ``distributions``: installed packages whose versions matter too.
+    """
     kind, source = _file_system(directory)
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -39,6 +43,7 @@ def collect(directory: str, seed: int) -> dict[str, str]:
         "liburing": _liburing_version(),
         "crc32c": CRC32C,
         "cffi": _version("cffi"),
+        **{name: _version(name) for name in distributions},
     }
 
 

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Spread", "percentile"]
+__all__ = ["Spread", "percentile", "percentiles_of_counts"]
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
     """The smallest value that at least ``fraction`` (0 to 1) of them do not exceed."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(fraction * len(ordered)) - 1)]
+
+
+def percentiles_of_counts(counts: Mapping[int, int], fractions: Sequence[float]) -> list[int]:
+    """The same of each fraction, ascending, of values that are given by how often they occur."""
+    ordered = sorted(counts)
+    total = sum(counts.values())
+    found = []
+    position, reached = 0, counts[ordered[0]]
+    for fraction in fractions:
+        while reached < fraction * total:
+            position += 1
+            reached += counts[ordered[position]]
+        found.append(ordered[position])
+    return found
 
 
 @dataclass(frozen=True)

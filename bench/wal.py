@@ -23,8 +23,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench import wal_report
+from bench.arguments import list_of, number, numbers
 from bench.bare import BareLoops
 from bench.environment import collect, is_volatile
+from bench.report import WIDTH, print_environment
 from bench.wal_framing import Framing, measure_framing
 from bench.wal_measure import CaseResult, measure_case
 from bench.wal_plan import ONE_CLIENT, Axes, Case, Effort
@@ -75,21 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="write all results there too")
     parser.add_argument("--seed", type=int, default=1, help="of payloads and keys")
-    parser.add_argument("--parts", type=_list_of(_PARTS), default=_PARTS, help=", ".join(_PARTS))
-    parser.add_argument("--backends", type=_list_of(_BACKENDS), help="io_uring,pwrite")
-    parser.add_argument("--entries", type=_numbers, help="entries per batch: 1,8,64,512")
-    parser.add_argument("--sizes", type=_numbers, help="bytes per entry: 100,1024,16384")
-    parser.add_argument("--io", type=_list_of(("buffered", "direct")), help="buffered,direct")
-    parser.add_argument("--in-flight", type=_numbers, help="batches at a time: 1,2,4,8")
-    parser.add_argument("--repetitions", type=_number, help="slices of each side, per case")
-    parser.add_argument("--slice-batches", type=_number, help="batches in a slice, at most")
-    parser.add_argument("--replay-entries", type=_number, help="entries in the log to replay")
+    parser.add_argument("--parts", type=list_of(_PARTS), default=_PARTS, help=", ".join(_PARTS))
+    parser.add_argument("--backends", type=list_of(_BACKENDS), help="io_uring,pwrite")
+    parser.add_argument("--entries", type=numbers, help="entries per batch: 1,8,64,512")
+    parser.add_argument("--sizes", type=numbers, help="bytes per entry: 100,1024,16384")
+    parser.add_argument("--io", type=list_of(("buffered", "direct")), help="buffered,direct")
+    parser.add_argument("--in-flight", type=numbers, help="batches at a time: 1,2,4,8")
+    parser.add_argument("--repetitions", type=number, help="slices of each side, per case")
+    parser.add_argument("--slice-batches", type=number, help="batches in a slice, at most")
+    parser.add_argument("--replay-entries", type=number, help="entries in the log to replay")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the environment, runs the parts asked for, prints tables and bars; the exit status."""
     preset = _QUICK if arguments.quick else _FULL
-    console = Console(width=None if sys.stdout.isatty() else wal_report.WIDTH)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     Path(arguments.dir).mkdir(parents=True, exist_ok=True)
     with (
         _both_backends_allowed(console),
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
         if is_volatile(directory):
             console.print(f"warning: {arguments.dir} lies in memory: syncs cost nothing there")
         environment = collect(directory, arguments.seed)
-        wal_report.print_environment(console, environment)
+        print_environment(console, environment)
         backends = arguments.backends or _BACKENDS
         if not is_io_uring_available() and "io_uring" in backends:
             console.print(f"io_uring left out: {environment['io_uring']}")
@@ -236,25 +238,3 @@ def _as_json(result: CaseResult) -> dict[str, Any]:
 
 def _shown() -> bool:
     return sys.stderr.isatty()
-
-
-def _number(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return value
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(_number(part) for part in text.split(","))
-
-
-def _list_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        parts = tuple(text.split(","))
-        for part in parts:
-            if part not in known:
-                raise argparse.ArgumentTypeError(f"{part!r} is none of {', '.join(known)}")
-        return parts
-
-    return parse

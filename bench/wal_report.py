@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bench.report import format_quartiles, verdict
 from bench.samples import Spread
 from bench.wal_framing import Framing
 from bench.wal_measure import CaseResult
@@ -17,9 +18,7 @@ from bench.wal_replay import KEY_BYTES, VALUE_BYTES, Replay
 
 __all__ = [
     "ONE_CLIENT_RATIO_MAX",
-    "WIDTH",
     "print_cases",
-    "print_environment",
     "print_framing",
     "print_one_client",
     "print_replay",
@@ -28,14 +27,6 @@ __all__ = [
 ONE_CLIENT_RATIO_MAX = 1.05
 FRAMING_NS_MAX = 400.0
 REPLAY_ENTRIES, REPLAY_SECONDS_MAX = 1_000_000, 1.0
-WIDTH = 150  # that the widest table needs, for output that is no terminal
-
-
-def print_environment(console: Console, environment: dict[str, str]) -> None:
-    """Label and text, one per line, however wide."""
-    width = max(map(len, environment))
-    for label, text in environment.items():
-        console.print(Text(f"{label:>{width}}  {text}"), soft_wrap=True)
 
 
 def print_cases(console: Console, results: Iterable[CaseResult], left_out: list[Case]) -> None:
@@ -62,7 +53,7 @@ def print_cases(console: Console, results: Iterable[CaseResult], left_out: list[
                 f"{row.entries_per_second:,.0f}",
                 f"{row.payload_mb_per_second:,.1f}",
                 f"{row.ratio.median:.2f}",
-                _quartiles(row.ratio),
+                format_quartiles(row.ratio),
                 f"{row.syncs_per_batch:.2f}",
             )
             head = ("", "", "", "")
@@ -81,13 +72,13 @@ def print_cases(console: Console, results: Iterable[CaseResult], left_out: list[
 def print_one_client(console: Console, result: CaseResult) -> None:
     """Bar 1."""
     for row in result.kvstore:
-        verdict = _verdict(row.ratio.median <= ONE_CLIENT_RATIO_MAX)
+        judged = verdict(row.ratio.median <= ONE_CLIENT_RATIO_MAX)
         console.print(
             f"bar 1: one client, {result.case.name}, {row.side}: {row.ratio.median:.3f}x the bare "
-            f"loop ({_quartiles(row.ratio, 3)}; {row.latency_us_p50:.0f} us, bare "
+            f"loop ({format_quartiles(row.ratio, 3)}; {row.latency_us_p50:.0f} us, bare "
             f"{result.bare.strategy} {result.bare.latency_us_p50:.0f} us, p50), at most "
             f"{ONE_CLIENT_RATIO_MAX}x: ",
-            verdict,
+            judged,
             sep="",
             soft_wrap=True,
         )
@@ -101,7 +92,7 @@ def print_framing(console: Console, framings: Iterable[Framing]) -> None:
             f"append_with_checksum_batched ({framing.cffi.median / 1000:.3f} us the call through "
             f"cffi alone, {framing.native.median / 1000:.3f} us inside C), at most "
             f"{FRAMING_NS_MAX / 1000} us: ",
-            _verdict(framing.method.median <= FRAMING_NS_MAX),
+            verdict(framing.method.median <= FRAMING_NS_MAX),
             sep="",
             soft_wrap=True,
         )
@@ -114,23 +105,15 @@ def print_replay(console: Console, replay: Replay | str) -> None:
         return
     seconds = Spread.of(replay.seconds)
     rate = replay.entries / seconds.median
-    verdict = _verdict(seconds.median <= REPLAY_SECONDS_MAX)
+    judged = verdict(seconds.median <= REPLAY_SECONDS_MAX)
     if replay.entries < REPLAY_ENTRIES:
-        verdict = Text(f"not judged, with fewer than {REPLAY_ENTRIES:,}")
+        judged = Text(f"not judged, with fewer than {REPLAY_ENTRIES:,}")
     console.print(
         f"bar 3: replay of {replay.entries:,} entries ({KEY_BYTES} B keys, {VALUE_BYTES} B values, "
         f"{replay.log_bytes / 1e6:.0f} MB of log): {seconds.median:.3f} s "
         f"({min(replay.seconds):.3f} to {max(replay.seconds):.3f}), {rate:,.0f} entries/s, at "
         f"most {REPLAY_SECONDS_MAX} s: ",
-        verdict,
+        judged,
         sep="",
         soft_wrap=True,
     )
-
-
-def _quartiles(spread: Spread, digits: int = 2) -> str:
-    return f"{spread.lower_quartile:.{digits}f}-{spread.upper_quartile:.{digits}f}"
-
-
-def _verdict(met: bool) -> Text:
-    return Text("met", style="green") if met else Text("NOT MET", style="bold red")

@@ -29,8 +29,10 @@ from kvstore.errors import (
     StorageIOError,
 )
 from kvstore.options import Options
-from kvstore.recovery import RecoveryReport
-from kvstore.store import KVStore, StoreStats, open
+from kvstore.recovery import RecoveryReport, VerifyReport
+from kvstore.snapshot import Snapshot
+from kvstore.stats import LevelStats, StoreStats
+from kvstore.store import KVStore, open, verify
 from kvstore.wal import (
     IoUringConfig,
     IoUringStatsSnapshot,
@@ -52,6 +54,7 @@ __all__ = [
     "IoUringStatsSnapshot",
     "KVStore",
     "KVStoreError",
+    "LevelStats",
     "LimitError",
     "LockedError",
     "Options",
@@ -59,9 +62,12 @@ __all__ = [
     "PortableWalWriter",
     "ReadOnlyError",
     "RecoveryReport",
+    "Snapshot",
     "StorageIOError",
     "StoreStats",
+    "VerifyReport",
     "WriteBatch",
     "is_io_uring_available",
     "open",
+    "verify",
 ]

@@ -6,12 +6,13 @@ from dataclasses import dataclass, fields
 
 from kvstore.errors import LimitError
 
-__all__ = ["KEY_BYTES_MAX", "RECOVERY_MODES", "VALUE_BYTES_MAX", "Options"]
+__all__ = ["COMPRESSIONS", "KEY_BYTES_MAX", "RECOVERY_MODES", "VALUE_BYTES_MAX", "Options"]
 
 KEY_BYTES_MAX = 64 << 10
 VALUE_BYTES_MAX = 512 << 20
 
 RECOVERY_MODES = ("tolerate_torn_tail", "strict", "point_in_time", "salvage")
+COMPRESSIONS = ("none", "lz4", "zstd")
 _BACKENDS = ("auto", "io_uring", "pwrite")
 
 
@@ -28,6 +29,16 @@ class Options:
     ``wal_direct_io``      bypass the page cache: synced blocks are never written again, and every
                            batch takes at least 4 KiB of log
     ``flush_interval_ms``  with ``sync=False``, how long a write may stay undurable (0 to 60000)
+    ``memtable_bytes_max`` memory for writes not yet in a sorted table, 64 KiB to 16 GiB; there are
+                           two memtables of that size at most, while one is flushed
+    ``block_bytes``        size at which a block of a sorted table is closed, 256 B to 1 MiB
+    ``filter_bits_per_key``  of the tables' Bloom filters, 0 (none) to 32; 10 give 0.9% false
+                           positives
+    ``compression``        of new tables' blocks: "none", "lz4" or "zstd", for which the packages
+                           lz4 and zstandard are needed; a table says itself how it is compressed
+    ``block_cache_bytes``  memory for decompressed blocks, 0 to 1 TiB; plain ones are mapped
+    ``table_bytes_max``    size at which compaction begins another table, 64 KiB to 1 GiB
+    ``level_bytes_base``   size of level 1, 64 KiB to 1 TiB; each further one is 10 times as large
     ``recovery``           what to do about damage found on opening:
                            "tolerate_torn_tail": cut what a crash left half written, refuse damage
                            to what had been durable; "strict": refuse both; "point_in_time": consent
@@ -45,6 +56,13 @@ class Options:
     wal_segment_bytes: int = 64 << 20
     wal_direct_io: bool = False
     flush_interval_ms: float = 10
+    memtable_bytes_max: int = 64 << 20
+    block_bytes: int = 4 << 10
+    filter_bits_per_key: int = 10
+    compression: str = "none"
+    block_cache_bytes: int = 32 << 20
+    table_bytes_max: int = 64 << 20
+    level_bytes_base: int = 256 << 20
     recovery: str = "tolerate_torn_tail"
 
     def __post_init__(self) -> None:
@@ -57,6 +75,13 @@ class Options:
         _check_choice("recovery", self.recovery, RECOVERY_MODES)
         _check_range("wal_buffer_bytes", self.wal_buffer_bytes, 32 << 10, 1 << 30)
         _check_range("wal_segment_bytes", self.wal_segment_bytes, 64 << 10, 64 << 30)
+        _check_choice("compression", self.compression, COMPRESSIONS)
+        _check_range("memtable_bytes_max", self.memtable_bytes_max, 64 << 10, 16 << 30)
+        _check_range("block_bytes", self.block_bytes, 256, 1 << 20)
+        _check_range("filter_bits_per_key", self.filter_bits_per_key, 0, 32)
+        _check_range("block_cache_bytes", self.block_cache_bytes, 0, 1 << 40)
+        _check_range("table_bytes_max", self.table_bytes_max, 64 << 10, 1 << 30)
+        _check_range("level_bytes_base", self.level_bytes_base, 64 << 10, 1 << 40)
         _check_range("flush_interval_ms", self.flush_interval_ms, 0, 60_000, whole=False)
 
 

@@ -16,22 +16,30 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import itertools
 import os
 import threading
+import time
 import warnings
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from kvstore import paths
 from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
-from kvstore.errors import ClosedError, ForkedError, ReadOnlyError
+from kvstore.compaction import BackgroundWorker, CompactionRequest
+from kvstore.errors import ClosedError, ForkedError, ReadOnlyError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
+from kvstore.memtable import ABSENT
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options
-from kvstore.recovery import RecoveryReport, open_store
-from kvstore.wal import IoUringConfig, IoUringStatsSnapshot, SegmentedWalWriter
+from kvstore.recovery import Recovered, RecoveryReport, VerifyReport, open_store, verify_store
+from kvstore.snapshot import Pin, Snapshot, scan, scan_range
+from kvstore.sstable import check_available
+from kvstore.stats import StoreStats, collect_stats
+from kvstore.wal import IoUringConfig, SegmentedWalWriter
 from kvstore.wal.background import BackgroundFlusher
 
 if TYPE_CHECKING:
@@ -39,33 +47,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["KVStore", "StoreStats", "open"]
+__all__ = ["KVStore", "open", "verify"]
 
 T = TypeVar("T")
 Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
 
-_SCAN_KEYS = 256
+_POLL_SECONDS = 0.001
+_SEGMENTS_LEFT_MAX = 4
 _CLEAR_KEYS = 4096  # at most 256 MiB of keys in a batch
 _BUFFER_BYTES = 64 << 10
-
-
-@dataclass(frozen=True)
-class StoreStats:
-    """The state of a store at one moment.
-
-    ``entries`` counts keys, ``wal_segment`` is the log file in use (0: none yet), ``wal`` what the
-    log has done since the store was opened.
-    """
-
-    path: str
-    entries: int
-    last_lsn: int
-    durable_lsn: int
-    backend: str
-    backend_reason: str
-    sync_strategy: str
-    wal_segment: int
-    wal: IoUringStatsSnapshot
 
 
 def open(path: str | os.PathLike[str], **options: Any) -> KVStore:
@@ -82,6 +72,25 @@ def open(path: str | os.PathLike[str], **options: Any) -> KVStore:
             f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
         )
     return KVStore(path, Options(**options))
+
+
+def verify(
+    path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+) -> VerifyReport:
+    """Reads every file of the store at ``path``, which nobody has open, and checks every checksum.
+
+    Changes nothing; the report says what is damaged, and where. ``progress`` is called with (files
+    done, files). O(bytes), in bounded memory. Raises LockedError, StorageIOError.
+    """
+    fs = PosixFileSystem()
+    directory = os.path.abspath(os.fspath(path))
+    if not fs.is_directory(directory):
+        raise storage_error(errno.ENOENT, "verify store", directory)
+    lock = fs.lock(os.path.join(directory, paths.LOCK))
+    try:
+        return verify_store(fs, directory, progress=progress)
+    finally:
+        lock.release()
 
 
 class KVStore(MutableMapping[bytes, bytes]):
@@ -104,36 +113,27 @@ class KVStore(MutableMapping[bytes, bytes]):
         *,
         fs: FileSystem | None = None,
     ) -> None:
-        self._refusal: Callable[[str], Exception] | None = ClosedError
+        self.refusal: Callable[[str], Exception] | None = ClosedError
         self._closed = True  # until it is open
         # Absolute, since files are made there later on, whatever the working directory is then.
         self.path = os.path.abspath(os.fspath(path))
         self.options = options or Options()
-        recovered = open_store(fs or PosixFileSystem(), self.path, self.options)
+        check_available(self.options.compression)
+        self._fs = fs or PosixFileSystem()
+        recovered = open_store(self._fs, self.path, self.options)
         self.recovery: RecoveryReport = recovered.report
         """What recovery found when the store was opened."""
-        self._lock = recovered.lock
+        self._lock, self._tree = recovered.lock, recovered.tree
         try:
-            self._wal = SegmentedWalWriter(
-                self.path,
-                IoUringConfig(
-                    direct_io=self.options.wal_direct_io,
-                    registered_buffers=-(-self.options.wal_buffer_bytes // _BUFFER_BYTES),
-                    buffer_size=_BUFFER_BYTES,
-                ),
-                backend=self.options.wal_backend,
-                log_id=recovered.log_id,
-                next_segment=recovered.next_segment,
-                base_lsn=recovered.base_lsn,
-                predecessor=recovered.predecessor,
-                segment_bytes=self.options.wal_segment_bytes,
-                fs=fs,
-            )
+            self._wal = self._open_log(recovered)
         except BaseException:
+            self._tree.abandon()
             self._lock.release()
             raise
-        self._memtable = recovered.memtable
         self._flusher = BackgroundFlusher(self._wal, self.options.flush_interval_ms)
+        self._worker = BackgroundWorker(self._tree, self._wal)
+        self._pressure = self._worker.pressure
+        self._memtable_bytes_max = self.options.memtable_bytes_max
         self._read_only = self.options.recovery == "salvage"
         self._tickets = itertools.count(1)
         self._pending: dict[int, Change] = {}
@@ -141,8 +141,38 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._applied_lsn = recovered.base_lsn - 1
         self._close_lock = threading.Lock()
         self._closed = False
-        self._refusal = None
+        self.refusal = None
         _live[id(self)] = self
+        if not self._read_only:
+            self._begin_background(len(recovered.finished))
+
+    def _open_log(self, recovered: Recovered) -> SegmentedWalWriter:
+        return SegmentedWalWriter(
+            self.path,
+            IoUringConfig(
+                direct_io=self.options.wal_direct_io,
+                registered_buffers=-(-self.options.wal_buffer_bytes // _BUFFER_BYTES),
+                buffer_size=_BUFFER_BYTES,
+            ),
+            backend=self.options.wal_backend,
+            log_id=recovered.log_id,
+            next_segment=recovered.next_segment,
+            base_lsn=recovered.base_lsn,
+            predecessor=recovered.predecessor,
+            finished=recovered.finished,
+            segment_bytes=self.options.wal_segment_bytes,
+            fs=self._fs,
+        )
+
+    def _begin_background(self, segments: int) -> None:
+        """What was left to do: recovered memory that is too much, or in too many log files."""
+        memtable = self._tree.state.memtable
+        full = memtable.bytes_used >= self.options.memtable_bytes_max
+        if full or (segments > _SEGMENTS_LEFT_MAX and memtable.entry_count):
+            with self._apply_lock:
+                self._seal()
+        elif any(self._tree.state.version.levels):
+            self._worker.wake()
 
     # ---- writing ----
 
@@ -187,8 +217,10 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._wal.sync()
 
     def _commit(self, payload: bytes, change: Change, sync: bool | None) -> None:
-        if self._refusal is not None or self._read_only:
+        if self.refusal is not None or self._read_only:
             self._check_writable()
+        if self._pressure.closed:
+            self._pressure.wait(len(payload), self.check_open)
         if not (self.options.sync if sync is None else sync):
             self._commit_relaxed(payload, change)
             return
@@ -238,11 +270,84 @@ class KVStore(MutableMapping[bytes, bytes]):
                     self._pending.pop(ticket, None)
 
     def _apply(self, change: Change, lsn: int) -> None:
+        memtable = self._tree.state.memtable
         if type(change) is tuple:
-            self._memtable.apply_one(change[0], change[1], lsn)
+            memtable.apply_one(change[0], change[1], lsn)
         else:
-            self._memtable.apply(change, lsn)  # type: ignore[arg-type]
+            memtable.apply(change, lsn)  # type: ignore[arg-type]
         self._applied_lsn = lsn
+        if memtable.bytes_used >= self._memtable_bytes_max:
+            self._seal()
+
+    def _seal(self) -> None:
+        """Begins a new memtable and has the old one flushed, unless the one before it still is:
+        then writers wait (pressure.py). Under the apply lock."""
+        # Whoever appends has registered its change before: once none is pending, all that the log
+        # held a moment ago, its own entries too, is applied.
+        log_end = self._wal.last_lsn
+        memtable = self._tree.state.memtable
+        memtable.covered_lsn = memtable.last_lsn if self._pending else log_end
+        if self._tree.seal():
+            self._worker.wake()
+        self._pressure.update()
+
+    # ---- tables ----
+
+    def flush(self) -> None:
+        """Moves what is in memory to a sorted table; returns when that is durable.
+
+        The log entries it came from are then given up. Never needed for safety. Raises
+        DiskFullError, StorageIOError, PoisonedError.
+        """
+        self._check_writable()
+        state = self._tree.state
+        waiting = [table for table in (state.memtable, *state.sealed) if table.entry_count]
+        while waiting:
+            state = self._tree.state
+            waiting = [table for table in waiting if table in (state.memtable, *state.sealed)]
+            if state.memtable in waiting:
+                with self._apply_lock:
+                    if self._tree.state.memtable in waiting:
+                        self._seal()
+            if waiting:
+                self._wait_a_little()
+
+    def _wait_a_little(self) -> None:
+        self.check_open()
+        self._pressure.meet_failure(self.check_open)
+        time.sleep(_POLL_SECONDS)
+
+    def compact(
+        self,
+        start: BytesLike | None = None,
+        stop: BytesLike | None = None,
+        *,
+        progress: Callable[[float], None] | None = None,
+    ) -> None:
+        """Flushes, then merges every table with keys from ``start`` to ``stop`` (None: no bound)
+        down to the deepest level in use; returns when that is done.
+
+        Deleted and overwritten entries of the range are gone then. Never needed. ``progress`` is
+        called, in the calling thread, with the share done, 0.0 to 1.0, a few times a second; what
+        it raises ends the compaction between two tables, and nothing is lost. Raises as ``flush``,
+        and CorruptionError.
+        """
+        self.flush()
+        lower, upper = scan_range(start, stop, None, None)
+        request = CompactionRequest(lower, upper)
+        self._worker.request(request)
+        try:
+            while not request.done:
+                time.sleep(_POLL_SECONDS)
+                self.check_open()
+                if progress is not None:
+                    progress(request.progress.share())
+        finally:
+            request.cancelled = True
+        if request.error is not None:
+            raise request.error
+        if progress is not None:
+            progress(1.0)
 
     # ---- reading ----
 
@@ -251,12 +356,22 @@ class KVStore(MutableMapping[bytes, bytes]):
     @overload
     def get(self, key: BytesLike, default: T) -> bytes | T: ...
     def get(self, key: BytesLike, default: Any = None) -> Any:
-        """The value of ``key``, or ``default``. O(1), no lock."""
-        if self._refusal is not None:
-            self._check_open()
+        """The value of ``key``, or ``default``.
+
+        No lock. From a memtable O(1); from the tables O(log n), a filter look-up for each level
+        and one block. Raises CorruptionError when the block is damaged, StorageIOError.
+        """
+        if self.refusal is not None:
+            self.check_open()
         if type(key) is not bytes:
             key = check_key(key)
-        value = self._memtable.get(key)
+        state = self._tree.state
+        for memory_get in state.memory_gets:
+            value = memory_get(key, ABSENT)
+            if value is not ABSENT:
+                break
+        else:
+            value = state.table_get(key)
         if value is not None:
             return value
         check_key(key)
@@ -277,33 +392,28 @@ class KVStore(MutableMapping[bytes, bytes]):
         The iterator shows the store as it was when its first entry was asked for, holds no lock,
         and raises ClosedError once the store is closed. O(log n), then O(1) an entry.
         """
-        self._check_open()
-        if limit is not None and limit < 0:
-            raise ValueError(f"limit must be 0 or more, not {limit}")
-        lower, upper = _range(start, stop, prefix)
-        entries = self._scan(lower, upper, reverse)
-        return entries if limit is None else itertools.islice(entries, limit)
+        self.check_open()
+        lower, upper = scan_range(start, stop, prefix, limit)
+        return self._scan(lower, upper, reverse, limit)
 
     def _scan(
-        self, start: bytes | None, stop: bytes | None, reverse: bool
+        self, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
     ) -> Iterator[tuple[bytes, bytes]]:
-        self._check_open()
-        memtable = self._memtable
-        snapshot = memtable.open_snapshot()
+        self.check_open()
+        pin = Pin(self._tree)
         try:
-            after: bytes | None = None
-            while True:
-                entries, after = memtable.read_range(
-                    snapshot, start, stop, after=after, reverse=reverse, keys_max=_SCAN_KEYS
-                )
-                for entry in entries:
-                    if self._refusal is not None:
-                        self._check_open()
-                    yield entry
-                if after is None:
-                    return
+            yield from scan(pin, self, start, stop, reverse=reverse, limit=limit)
         finally:
-            memtable.close_snapshot(snapshot)
+            pin.close()
+
+    def snapshot(self) -> Snapshot:
+        """The store as it is now, for reading: ``with db.snapshot() as s: s.get(k); s.scan()``.
+
+        O(1), holds no lock. To be closed: until then it pins memory (at most the memtables of now)
+        and the disk space of the tables of now.
+        """
+        self.check_open()
+        return Snapshot(self._tree, self)
 
     # ---- a mapping ----
 
@@ -331,8 +441,13 @@ class KVStore(MutableMapping[bytes, bytes]):
         return (key for key, _ in self.scan(reverse=True))
 
     def __len__(self) -> int:
-        self._check_open()
-        return len(self._memtable)
+        """The number of keys: O(1) while all are in memory, O(keys) once there are tables."""
+        self.check_open()
+        state = self._tree.state
+        if not state.view.tables and not state.sealed:
+            return len(state.memtable)
+        with Snapshot(self._tree, self) as snapshot:
+            return len(snapshot)
 
     def items(self) -> ItemsView[bytes, bytes]:
         """A view of the (key, value) pairs in key order; iterating it is a scan."""
@@ -354,20 +469,28 @@ class KVStore(MutableMapping[bytes, bytes]):
     # ---- life ----
 
     def stats(self) -> StoreStats:
-        """Counters and facts, as of now."""
-        self._check_open()
-        wal = self._wal
-        return StoreStats(
-            path=self.path,
-            entries=len(self._memtable),
-            last_lsn=wal.last_lsn,
-            durable_lsn=wal.durable_lsn,
-            backend=wal.backend,
-            backend_reason=wal.backend_reason,
-            sync_strategy=wal.sync_strategy,
-            wal_segment=wal.segment_number,
-            wal=wal.stats(),
-        )
+        """Counters and facts, as of now. O(tables)."""
+        self.check_open()
+        return collect_stats(self.path, self._tree, self._worker, self._wal)
+
+    def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
+        """Reads every file and checks every checksum; the report says what is damaged, and where.
+
+        Reads the disk, not what is cached; changes nothing. Of the log segment that is being
+        written, what was durable when it began. ``progress`` is called with (files done, files).
+        """
+        self.check_open()
+        with self._wal.keep_segments():
+            durable_lsn = self._wal.durable_lsn
+            version, tables = self._tree.version_and_tables()
+            return verify_store(
+                self._fs,
+                self.path,
+                version=version,
+                tables=tables,
+                durable_lsn=durable_lsn,
+                progress=progress,
+            )
 
     def close(self) -> None:
         """Makes everything durable, seals the log, lets the next opener in. Idempotent.
@@ -375,22 +498,28 @@ class KVStore(MutableMapping[bytes, bytes]):
         Writes under way are finished first. Raises when the last flush fails; the store is closed
         then too. In a forked child it does nothing.
         """
-        if self._refusal is ForkedError:
+        if self.refusal is ForkedError:
             return
         with self._close_lock:
             if self._closed:
                 return
-            self._refusal = ClosedError
+            self.refusal = ClosedError
             try:
-                try:
-                    self._flusher.stop()
-                finally:
-                    self._wal.close()
+                with contextlib.ExitStack() as stack:  # in the opposite order, whatever fails
+                    stack.callback(self._close_tree)
+                    stack.callback(self._wal.close)
+                    stack.callback(self._worker.stop)
+                    stack.callback(self._flusher.stop)
             except Exception:
                 self._let_go()
                 raise
             # After a KeyboardInterrupt it is not closed: the next close goes on, or that at exit.
             self._let_go()
+
+    def _close_tree(self) -> None:
+        # The log's last segment is noted when it exists; a file that close() could not make does
+        # not.
+        self._tree.close(self._wal.segment_number)
 
     def _let_go(self) -> None:
         self._lock.release()
@@ -398,7 +527,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         _live.pop(id(self), None)
 
     def __enter__(self) -> Self:
-        self._check_open()
+        self.check_open()
         return self
 
     def __exit__(
@@ -410,27 +539,27 @@ class KVStore(MutableMapping[bytes, bytes]):
         self.close()
 
     def __del__(self) -> None:
-        if not self._closed and self._refusal is not ForkedError:
+        if not self._closed and self.refusal is not ForkedError:
             try:
                 warnings.warn(f"store {self.path} was not closed", ResourceWarning, stacklevel=2)
             finally:
                 self.close()
 
     def __repr__(self) -> str:
-        state = "open" if self._refusal is None else "closed"
+        state = "open" if self.refusal is None else "closed"
         return f"<KVStore {self.path!r} {state}>"
 
-    def _check_open(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal(f"store {self.path}")
+    def check_open(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal(f"store {self.path}")
 
     def _check_writable(self) -> None:
-        self._check_open()
+        self.check_open()
         if self._read_only:
             raise ReadOnlyError(self.path)
 
     def _abandon_in_child(self) -> None:
-        self._refusal = ForkedError
+        self.refusal = ForkedError
         self._lock.abandon_in_child()
 
 
@@ -453,23 +582,6 @@ class _Values(ValuesView[bytes]):
 
     def __contains__(self, value: object) -> bool:
         return any(other == value for other in self)
-
-
-def _range(
-    start: BytesLike | None, stop: BytesLike | None, prefix: BytesLike | None
-) -> tuple[bytes | None, bytes | None]:
-    """The bounds of a scan: those given, narrowed to the keys that begin with ``prefix``."""
-    lower = None if start is None else bytes(memoryview(start))
-    upper = None if stop is None else bytes(memoryview(stop))
-    if prefix is not None:
-        first = bytes(memoryview(prefix))
-        lower = first if lower is None else max(lower, first)
-        # The first key behind all with the prefix: its last byte that can be raised, raised.
-        trimmed = first.rstrip(b"\xff")
-        if trimmed:
-            behind = trimmed[:-1] + bytes([trimmed[-1] + 1])
-            upper = behind if upper is None else min(upper, behind)
-    return lower, upper
 
 
 # Open stores: to be closed when the interpreter ends, and given up in a forked child.

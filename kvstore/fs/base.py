@@ -6,6 +6,7 @@ Failures are ``StorageIOError`` (an ``OSError``), with the path and the name of 
 from __future__ import annotations
 
 import errno
+from mmap import mmap
 from typing import Protocol
 
 from kvstore.errors import storage_error
@@ -29,6 +30,12 @@ class File(Protocol):
 
     def pwrite(self, data: bytes, offset: int) -> int:
         """Writes at ``offset``; the number of bytes written, perhaps fewer than given."""
+
+    def map(self) -> mmap | bytes:
+        """The whole file as it is now, read-only: mapped, or on a simulated file system a copy.
+
+        Only for files that never change. The mapping outlives the file's ``close`` and its name.
+        """
 
     def sync(self) -> None:
         """Returns when what was written, and the size, are on stable storage."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,12 @@ class PosixFile:
     def pwrite(self, data: bytes, offset: int) -> int:
         with _naming("write", self.path):
             return os.pwrite(self._fd, data, offset)
+
+    def map(self) -> mmap.mmap | bytes:
+        with _naming("map", self.path):
+            if os.fstat(self._fd).st_size == 0:  # nothing to map
+                return b""
+            return mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
 
     def sync(self) -> None:
         with _naming("sync", self.path):

@@ -1,5 +1,5 @@
 """The sorted in-memory table."""
 
-from kvstore.memtable.table import MemTable
+from kvstore.memtable.table import ABSENT, MemTable
 
-__all__ = ["MemTable"]
+__all__ = ["ABSENT", "MemTable"]

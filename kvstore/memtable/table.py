@@ -6,6 +6,9 @@ somebody scans: a put that appends its key to a list costs 0.15 us, one into a s
 Older versions are kept only while a snapshot needs them, as an undo log per key: the record (n,
 old) says that just before LSN n the value was old. A snapshot taken at LSN s therefore sees, of the
 first record with n > s, the old value; without such a record, the current one.
+
+A store seals a memtable that is full and goes on in a new one. A sealed memtable never changes: it
+is read, and flushed to a sorted table, without a lock.
 """
 
 from __future__ import annotations
@@ -14,12 +17,20 @@ import itertools
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from sortedcontainers import SortedList
 
-__all__ = ["MemTable"]
+__all__ = ["ABSENT", "MemTable"]
 
+ABSENT: Any = object()
+"""What a look-up gives for a key that the memtable does not know; None says that it is deleted."""
+
+# Memory of an entry beyond its key's and value's bytes: two bytes objects (33 B each, rounded up),
+# a slot in the dict and one in the sorted view. Tests hold it against tracemalloc.
+_ENTRY_BYTES = 128
+_UNDO_BYTES = 150
 _UNDO_LIMIT = 1000
 _VERIFY = os.environ.get("KVSTORE_VERIFY") == "1"
 
@@ -36,17 +47,34 @@ class MemTable:
         self._sorted: SortedList[bytes] = SortedList()
         self._unsorted: list[bytes] = []
         self._live_count = 0
-        self._undo: dict[bytes, list[tuple[int, bytes | None]]] = {}
+        self._undo: dict[bytes, list[tuple[int, Any]]] = {}
         self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
         self._snapshots: Counter[int] = Counter()
         self._lock = threading.Lock()
         self._changing = False
+        self.first_lsn = 0
+        """Of the first change; 0: none yet."""
         self.last_lsn = 0
+        self.covered_lsn = 0
+        """When sealed: the log holds nothing up to this LSN that is neither here nor in a table."""
+        self.bytes_used = 0
+        """Memory in bytes, nearly; an overwritten value still counts a quarter, for its log entry
+        is kept until the memtable is flushed."""
         self.get = self._values.get
-        """``get(key)``: the value, None when there is none. O(1), no lock."""
+        """``get(key, default)``: the value; None when deleted. O(1), no lock."""
 
     def __len__(self) -> int:
         return self._live_count
+
+    @property
+    def entry_count(self) -> int:
+        """Keys, deleted ones counted."""
+        return len(self._values)
+
+    @property
+    def entries(self) -> Mapping[bytes, bytes | None]:
+        """All of it, in no order; only of a sealed memtable."""
+        return self._values
 
     # ---- writing ----
 
@@ -57,15 +85,22 @@ class MemTable:
                 self._mend()
             self._changing = True
             values = self._values
-            old = values.get(key)
-            if old is None and key not in values:
-                self._unsorted.append(key)
+            old = values.get(key, ABSENT)
             if self._snapshots:
-                self._undo.setdefault(key, []).append((lsn, old))
-                self._undo_count += 1
+                self._remember(key, old, lsn)
+            size = 0 if value is None else len(value)
+            if old is ABSENT:
+                self._unsorted.append(key)
+                self.bytes_used += _ENTRY_BYTES + len(key) + size
+                old = None
+            else:
+                before = 0 if old is None else len(old)
+                self.bytes_used += size - before + ((len(key) + before) >> 2)
             values[key] = value
             self._live_count += (value is not None) - (old is not None)
             self.last_lsn = lsn
+            if not self.first_lsn:
+                self.first_lsn = lsn
             self._changing = False
             if _VERIFY:
                 self._check()
@@ -77,21 +112,35 @@ class MemTable:
                 self._mend()
             self._changing = True
             values = self._values
-            live = 0
+            live = used = 0
             for key, value in changes.items():
-                old = values.get(key)
-                if old is None and key not in values:
-                    self._unsorted.append(key)
+                old = values.get(key, ABSENT)
                 if self._snapshots:
-                    self._undo.setdefault(key, []).append((lsn, old))
-                    self._undo_count += 1
+                    self._remember(key, old, lsn)
+                size = 0 if value is None else len(value)
+                if old is ABSENT:
+                    self._unsorted.append(key)
+                    used += _ENTRY_BYTES + len(key) + size
+                    old = None
+                else:
+                    before = 0 if old is None else len(old)
+                    used += size - before + ((len(key) + before) >> 2)
                 live += (value is not None) - (old is not None)
             values.update(changes)
             self._live_count += live
+            self.bytes_used += used
             self.last_lsn = lsn
+            if not self.first_lsn:
+                self.first_lsn = lsn
             self._changing = False
             if _VERIFY:
                 self._check()
+
+    def _remember(self, key: bytes, old: Any, lsn: int) -> None:
+        """Keeps what a key was before change ``lsn``, for the snapshots."""
+        self._undo.setdefault(key, []).append((lsn, old))
+        self._undo_count += 1
+        self.bytes_used += _UNDO_BYTES + (len(old) if type(old) is bytes else 0)
 
     def load(self, data: bytes, operations: list[int]) -> None:
         """Applies operations as kv_decode_batches gives them; ``loaded`` must follow.
@@ -103,20 +152,25 @@ class MemTable:
         for key, key_end, value_end in zip(numbers, numbers, numbers, strict=True):
             values[data[key:key_end]] = data[key_end:value_end] if value_end >= 0 else None
 
-    def loaded(self, lsn: int) -> None:
-        """Ends a series of ``load``."""
-        self._unsorted = list(self._values)
-        self._sorted = SortedList()
-        self._live_count = len(self._values) - list(self._values.values()).count(None)
-        self.last_lsn = lsn
+    def loaded(self, first_lsn: int, last_lsn: int) -> None:
+        """Ends a series of ``load``: the LSNs that were read. O(keys)."""
+        self._recount()
+        self.first_lsn, self.last_lsn = first_lsn, last_lsn
 
     def _mend(self) -> None:
         """Works the counts and the sorted view out anew, after a change that a KeyboardInterrupt
         cut short. (The change itself comes again: store.py.) O(keys)."""
+        self._recount()
+        self._undo_count = sum(map(len, self._undo.values()))
+
+    def _recount(self) -> None:
         self._sorted = SortedList()
         self._unsorted = list(self._values)
-        self._live_count = len(self._values) - list(self._values.values()).count(None)
-        self._undo_count = sum(map(len, self._undo.values()))
+        values = [value for value in self._values.values() if value is not None]
+        self._live_count = len(values)
+        self.bytes_used = (
+            _ENTRY_BYTES * len(self._values) + sum(map(len, self._values)) + sum(map(len, values))
+        )
 
     # ---- reading ----
 
@@ -142,7 +196,7 @@ class MemTable:
         """Drops the records that no snapshot needs any more. O(records), so done when they have
         doubled: scans that overlap without end must not keep every version."""
         oldest = min(self._snapshots)
-        undo: dict[bytes, list[tuple[int, bytes | None]]] = {}
+        undo: dict[bytes, list[tuple[int, Any]]] = {}
         for key, records in self._undo.items():
             if needed := [record for record in records if record[0] > oldest]:
                 undo[key] = needed
@@ -159,8 +213,8 @@ class MemTable:
         after: bytes | None = None,
         reverse: bool = False,
         keys_max: int,
-    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """Entries of ``snapshot`` with start <= key < stop, and where to go on.
+    ) -> tuple[list[tuple[bytes, bytes | None]], bytes | None]:
+        """Entries of ``snapshot`` with start <= key < stop, deleted ones too, and where to go on.
 
         Looks at most at ``keys_max`` keys, so that the lock is held briefly. The second result is
         the last key looked at, to be given as ``after``; None at the end of the range. O(log n +
@@ -180,24 +234,27 @@ class MemTable:
             elif after is not None:
                 lower, inclusive = after, (False, False)
             keys: Iterable[bytes] = self._sorted.irange(lower, upper, inclusive, reverse)
-            found: list[tuple[bytes, bytes]] = []
-            count = 0
-            key: bytes | None = None
-            undo, values = self._undo, self._values
-            for key in itertools.islice(keys, keys_max):
-                count += 1
-                value = values[key]
-                if undo and key in undo:
-                    value = self._value_at(key, snapshot)
-                if value is not None:
-                    found.append((key, value))
-            return found, key if count == keys_max else None
+            values = self._values
+            found = [(key, values[key]) for key in itertools.islice(keys, keys_max)]
+            last = found[-1][0] if len(found) == keys_max else None
+            if undo := self._undo:
+                found = [
+                    (key, self._value_at(key, snapshot) if key in undo else value)
+                    for key, value in found
+                ]
+                found = [entry for entry in found if entry[1] is not ABSENT]
+            return found, last
 
-    def _value_at(self, key: bytes, snapshot: int) -> bytes | None:
-        for lsn, old in self._undo[key]:
+    def get_at(self, key: bytes, snapshot: int) -> Any:
+        """What ``get(key, ABSENT)`` was at ``snapshot``. O(versions of the key)."""
+        with self._lock:
+            return self._value_at(key, snapshot)
+
+    def _value_at(self, key: bytes, snapshot: int) -> Any:
+        for lsn, old in self._undo.get(key, ()):
             if lsn > snapshot:
                 return old
-        return self._values[key]
+        return self._values.get(key, ABSENT)
 
     def _check(self) -> None:
         """Audits the invariants; called under the lock, or alone."""

@@ -20,8 +20,13 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
+HEADERS = ("kv.h", "sst.h")
 SOURCES = ("crc32c.c", "frame.c", "batch.c", "log.c", "append.c", "submit.c", "ticket.c", "round.c")
 ENGINES = ("engine_pwrite.c", "engine_python.c", "engine_uring.c")
+TABLES = (
+    *("block.c", "search.c", "table.c", "view.c", "source.c", "merge.c"),
+    *("run.c", "builder.c"),
+)
 LIBURING = "liburing >= 2.3"
 
 CALLBACKS = """
@@ -33,8 +38,9 @@ extern "Python+C" int kv_python_wait(uint64_t handle, int block, uint64_t *ids, 
 
 
 def declarations() -> str:
-    """kv.h as cffi reads it: the same text, less the preprocessor's lines."""
-    lines = (HERE / "kv.h").read_text(encoding="utf-8").splitlines()
+    """The headers as cffi reads them: the same text, less the preprocessor's lines."""
+    text = "\n".join((HERE / name).read_text(encoding="utf-8") for name in HEADERS)
+    lines = text.splitlines()
     return "\n".join(line for line in lines if not line.startswith("#")) + CALLBACKS
 
 
@@ -75,9 +81,12 @@ def make_builder() -> FFI:
     relative = Path(os.path.relpath(HERE))
     builder.set_source(
         "kvstore.native._native",
-        '#include "kv.h"',
-        sources=[str(relative / name) for name in SOURCES + ENGINES],
-        depends=[str(relative / name) for name in ("kv.h", "core.h", "frame.h")],
+        "".join(f'#include "{name}"\n' for name in HEADERS),
+        sources=[str(relative / name) for name in SOURCES + ENGINES + TABLES],
+        depends=[
+            str(relative / name)
+            for name in (*HEADERS, "core.h", "frame.h", "run.h", "source.h", "table.h")
+        ],
         include_dirs=[str(HERE)],
         extra_compile_args=[
             "-std=c11",

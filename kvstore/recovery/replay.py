@@ -15,8 +15,10 @@ _OPERATIONS_MAX = 16384
 _NO_BATCH = "the entry's checksum is right, but it holds no batch"
 
 
-def replay(reader: LogReader, memtable: MemTable, path: str, *, salvage: bool = False) -> None:
-    """Applies every batch that ``reader`` yields. O(bytes).
+def replay(
+    reader: LogReader, memtable: MemTable, path: str, *, after_lsn: int = 0, salvage: bool = False
+) -> None:
+    """Applies every batch behind ``after_lsn`` that ``reader`` yields. O(bytes).
 
     What the reader raises goes through; what came before it has been applied. So it is with an
     entry that holds no batch (``memtable.last_lsn`` is then that of the entry before); with
@@ -26,7 +28,7 @@ def replay(reader: LogReader, memtable: MemTable, path: str, *, salvage: bool = 
     operations = ffi.new("int64_t[]", room * lib.KV_OP)
     done = ffi.new("size_t *")
     for block in reader.blocks():
-        row, stop = 0, block.count
+        row, stop = _first_row(block, after_lsn), block.count
         while row < block.count:
             count = lib.kv_decode_batches(block.data, block.rows, row, stop, operations, room, done)
             if count < 0:
@@ -43,6 +45,12 @@ def replay(reader: LogReader, memtable: MemTable, path: str, *, salvage: bool = 
             memtable.load(block.data, ffi.unpack(operations, count * lib.KV_OP) if count else [])
             row = done[0]
             stop = block.count if row == stop else stop
+
+
+def _first_row(block: EntryBlock, after_lsn: int) -> int:
+    """The first row behind ``after_lsn``: LSNs are dense."""
+    first_lsn: int = block.rows[2] if block.count else 0
+    return min(max(after_lsn + 1 - first_lsn, 0), block.count)
 
 
 def _bad_row(block: EntryBlock, row: int, path: str) -> Damage:

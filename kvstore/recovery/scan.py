@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from kvstore import paths
 from kvstore.errors import CorruptionError, FormatError, KVStoreError
 from kvstore.fs import FileSystem
+from kvstore.manifest import Version
 from kvstore.memtable import MemTable
 from kvstore.recovery.replay import replay
 from kvstore.wal import Damage, LogEnd, LogReader
@@ -33,7 +34,7 @@ class Segment:
 class LogState:
     """What reading the log found. ``last`` and ``end``: the segment in which the log ends, and
     where; None in an empty store. ``dropped``: segments behind damage that the mode consents to
-    lose."""
+    lose. ``finished``: the number and last LSN of each segment that was read."""
 
     files: int = 0
     entries: int = 0
@@ -43,6 +44,7 @@ class LogState:
     end: LogEnd | None = None
     damage: list[Damage] = field(default_factory=list)
     dropped: list[Segment] = field(default_factory=list)
+    finished: list[tuple[int, int]] = field(default_factory=list)
 
 
 def list_segments(fs: FileSystem, directory: str) -> list[Segment]:
@@ -54,14 +56,17 @@ def list_segments(fs: FileSystem, directory: str) -> list[Segment]:
     ]
 
 
-def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTable) -> LogState:
-    """Replays ``segments`` into ``memtable``; afterwards the caller knows what may be changed on
-    disk.
+def read_log(
+    fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTable, version: Version
+) -> LogState:
+    """Replays what of ``segments`` is not in ``version``'s tables into ``memtable``; afterwards the
+    caller knows what may be changed on disk.
 
     Raises CorruptionError for damage that ``mode`` does not allow, FormatError, StorageIOError.
     """
-    state = LogState()
-    chain = _read_chain(fs, segments, mode, state)
+    state = LogState(log_id=version.log_id)
+    chain = _read_chain(fs, segments, mode, state, version)
+    flushed_lsn = version.flushed_lsn
     for index, (segment, header) in enumerate(chain):
         says = chain[index + 1][1].predecessor if index + 1 < len(chain) else None
         if says is not None and says.segment_number != segment.number:
@@ -71,7 +76,13 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
         try:
             reader = LogReader(file, successor_says=says, salvage=mode == "salvage")
             try:
-                replay(reader, memtable, segment.path, salvage=mode == "salvage")
+                replay(
+                    reader,
+                    memtable,
+                    segment.path,
+                    after_lsn=flushed_lsn,
+                    salvage=mode == "salvage",
+                )
                 end = reader.end
             except CorruptionError as error:
                 if mode != "point_in_time":
@@ -89,6 +100,7 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
         state.entries += reader.entry_count
         state.log_bytes += end.offset
         state.last, state.end, state.log_id = segment, end, header.log_id
+        state.finished.append((segment.number, end.last_lsn))
         if mode == "strict" and end.torn_bytes:
             raise CorruptionError(
                 segment.path,
@@ -98,19 +110,30 @@ def read_log(fs: FileSystem, segments: list[Segment], mode: str, memtable: MemTa
             )
         if cut_here:
             break
-    memtable.loaded(state.end.last_lsn if state.end else 0)
+    last_lsn = max(state.end.last_lsn if state.end else 0, flushed_lsn)
+    memtable.loaded(flushed_lsn + 1, last_lsn)
     return state
 
 
 def _read_chain(
-    fs: FileSystem, segments: list[Segment], mode: str, state: LogState
+    fs: FileSystem, segments: list[Segment], mode: str, state: LogState, version: Version
 ) -> list[tuple[Segment, SegmentHeader]]:
-    """The headers, each checked against the one before."""
+    """The headers, each checked against the one before; the first and the last against the
+    manifest."""
     chain: list[tuple[Segment, SegmentHeader]] = []
+    try:
+        _check_all_there(segments, version)
+    except CorruptionError as error:
+        if mode not in ("point_in_time", "salvage"):
+            raise _advised(error) from None
+        state.damage.append(_damage(error, None, 0))
     for index, segment in enumerate(segments):
         try:
             header = _read_header(fs, segment)
-            _check_link(segment, header, chain[-1] if chain else None)
+            if chain or not version.log_number:
+                _check_link(segment, header, chain[-1] if chain else None)
+            else:
+                _check_first(segment, header, version)
         except CorruptionError as error:
             if mode == "point_in_time":
                 state.damage.append(_damage(error, None, HEADER_BYTES))
@@ -145,6 +168,32 @@ def _belongs(
 ) -> bool:
     own = not chain or header.log_id == chain[0][1].log_id
     return own and header.segment_number == segment.number
+
+
+def _check_all_there(segments: list[Segment], version: Version) -> None:
+    """The manifest knows the first segment that is needed, and the newest there was."""
+    first, newest = version.log_number, version.newest_segment
+    missing = 0
+    if first and segments and segments[0].number != first:
+        missing = first
+    elif newest >= first and newest and (not segments or segments[-1].number < newest):
+        missing = newest
+    if missing:
+        directory = os.path.dirname(segments[0].path) if segments else ""
+        path = os.path.join(directory, paths.format_segment(missing))
+        raise CorruptionError(path, 0, "the manifest names this log segment, and it is missing")
+
+
+def _check_first(segment: Segment, header: SegmentHeader, version: Version) -> None:
+    """The first segment that is still needed: those before it may be gone."""
+    predecessor = header.predecessor
+    if predecessor is not None and predecessor.segment_number < segment.number:
+        before = Segment(predecessor.segment_number, segment.path), header
+    else:
+        before = None
+    _check_link(segment, header, before)
+    if version.log_id and header.log_id != version.log_id:
+        raise CorruptionError(segment.path, 16, "it belongs to another store")
 
 
 def _check_link(

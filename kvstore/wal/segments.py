@@ -12,10 +12,12 @@ step, before the entry that asked for room is accepted, and the next append trie
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 from kvstore import paths
 from kvstore.errors import LimitError, StorageIOError
@@ -43,8 +45,18 @@ class _Spare:
         self._fs, self._path = fs, path
         self._file: File | None = None
         self._abandoned = False
-        self._thread = threading.Thread(target=self._fill, name="kvstore-spare", daemon=True)
-        self._thread.start()
+        self._filling = threading.Lock()  # held while it is
+        self._filling.acquire()
+        self._thread_id = 0
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        self._thread_id = _thread.get_ident()
+        try:
+            self._fill()
+        finally:
+            self._thread_id = 0
+            self._filling.release()
 
     def _fill(self) -> None:
         # A failure (a full disk, as a rule) is met again, and reported, when the file is needed.
@@ -64,8 +76,8 @@ class _Spare:
 
     def take(self) -> File | None:
         """The file, when it is ready; None when preparing it failed."""
-        self._thread.join()
-        file = self._file
+        with self._filling:
+            file = self._file
         if file is not None and file.size() < self.size:
             self.abandon()
             return None
@@ -74,8 +86,9 @@ class _Spare:
     def abandon(self) -> None:
         """Removes the file."""
         self._abandoned = True
-        if self._thread is not threading.current_thread():  # the garbage collector may be in it
-            self._thread.join()
+        if self._thread_id != _thread.get_ident():  # the garbage collector may be in it
+            with self._filling:
+                pass
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -85,24 +98,29 @@ class _Spare:
 
 def _without_interrupts(work: Callable[[], None]) -> None:
     """Does ``work`` where Ctrl-C cannot stop it half-way: it comes to the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
+    if _thread.get_ident() != threading.main_thread().ident:
         work()
         return
     failures: list[BaseException] = []
+    done = threading.Lock()  # held: not yet
+    done.acquire()
 
     def catch() -> None:
         try:
             work()
         except BaseException as error:
             failures.append(error)
+        finally:
+            done.release()
 
-    thread = threading.Thread(target=catch, name="kvstore-rotate")
     try:
-        thread.start()
+        # Not a Thread: an interrupt in its start() can leave it waiting for a lock for ever.
+        _thread.start_new_thread(catch, ())
     except RuntimeError:  # no thread can begin while the interpreter ends
         work()
         return
-    thread.join()
+    with done:
+        pass
     if failures:
         raise failures[0]
 
@@ -111,10 +129,10 @@ class SegmentedWalWriter(PortableWalWriter):
     """A PortableWalWriter whose log goes on in the next segment of ``directory`` when one is full.
 
     The first segment, number ``next_segment``, is made by the first append, with ``base_lsn`` as
-    its first LSN and ``predecessor`` as the end of what came before; an existing segment is never
-    written to. Segments grow from 1 MiB to ``segment_bytes``; an entry that is larger gets a larger
-    one. Offsets and ``size()`` count within the current segment. The caller holds the directory's
-    lock.
+    its first LSN and ``predecessor`` as the end of what came before; an existing segment (those
+    ``finished``: number and last LSN) is never written to. Segments grow from 1 MiB to
+    ``segment_bytes``; an entry that is larger gets a larger one. Offsets and ``size()`` count
+    within the current segment. The caller holds the directory's lock.
     """
 
     def __init__(
@@ -127,6 +145,7 @@ class SegmentedWalWriter(PortableWalWriter):
         next_segment: int,
         base_lsn: int,
         predecessor: Predecessor | None,
+        finished: Iterable[tuple[int, int]] = (),
         segment_bytes: int = 64 << 20,
         fs: FileSystem | None = None,
     ) -> None:
@@ -142,6 +161,8 @@ class SegmentedWalWriter(PortableWalWriter):
         self._segment_bytes = segment_bytes
         self._next_bytes = min(_FIRST_SEGMENT_BYTES, segment_bytes)
         self._spare: _Spare | None = None
+        self._finished = deque(finished)
+        self._keepers = 0
         self._sealed = False
         self._start(directory, backend, record_tickets=True)
         self._core.check(lib.kv_log_begin(self._log, base_lsn))
@@ -160,6 +181,38 @@ class SegmentedWalWriter(PortableWalWriter):
         """Everything ready up to ``lsn`` has been applied."""
         self._core.taken(lsn)
 
+    def first_needed(self, lsn: int) -> int:
+        """The first segment that holds, or will hold, anything behind ``lsn``."""
+        with self._room_lock:
+            later = (number for number, last_lsn in self._finished if last_lsn > lsn)
+            current = self._next_segment - (self._file is not None)
+            return next(later, current)
+
+    def release(self, first_needed: int) -> None:
+        """Gives up the segments before that one, as ``recycle`` does, unless somebody keeps them.
+
+        For entries that are elsewhere, durably, by now. A file that cannot be removed stays, and is
+        removed on opening.
+        """
+        while True:
+            with self._room_lock:
+                if self._keepers or not self._finished or self._finished[0][0] >= first_needed:
+                    return
+                number, _ = self._finished.popleft()
+                with contextlib.suppress(StorageIOError):
+                    self._recycle(number)
+
+    @contextlib.contextmanager
+    def keep_segments(self) -> Iterator[None]:
+        """While the block runs ``release`` gives nothing up: somebody reads the files."""
+        with self._room_lock:
+            self._keepers += 1
+        try:
+            yield
+        finally:
+            with self._room_lock:
+                self._keepers -= 1
+
     def recycle(self, number: int) -> None:
         """Gives segment ``number`` up: its file is kept to become a later segment, or goes.
 
@@ -169,12 +222,15 @@ class SegmentedWalWriter(PortableWalWriter):
         if number >= self.segment_number:
             raise LimitError(f"segment {number} is in use")
         with self._room_lock:
-            path = os.path.join(self._directory, paths.format_segment(number))
-            if self._fs.exists(self._recycled_path()) or self._closed:
-                self._fs.unlink(path)
-            else:
-                self._fs.rename(path, self._recycled_path())
-            self._fs.sync_directory(self._directory)
+            self._recycle(number)
+
+    def _recycle(self, number: int) -> None:
+        path = os.path.join(self._directory, paths.format_segment(number))
+        if self._fs.exists(self._recycled_path()) or self._closed:
+            self._fs.unlink(path)
+        else:
+            self._fs.rename(path, self._recycled_path())
+        self._fs.sync_directory(self._directory)
 
     def _make_room(self, size: int) -> None:
         _without_interrupts(lambda: self._rotate_if_full(size))
@@ -190,9 +246,10 @@ class SegmentedWalWriter(PortableWalWriter):
 
     def _rotate(self, bytes_needed: int) -> None:
         file, recycled = self._next_file(bytes_needed)
+        went_on = self._file is not None
         try:
             limit = file.size()
-            if self._file is not None:
+            if went_on:
                 self._core.check(lib.kv_log_seal(self._log, NO_SEAL))
                 self._sealed = True  # should what follows fail, the next append tries again
                 end = lib.kv_log_end(self._log)
@@ -209,6 +266,8 @@ class SegmentedWalWriter(PortableWalWriter):
         except BaseException:
             file.close()
             raise
+        if went_on and self._predecessor is not None:
+            self._finished.append((number - 1, self._predecessor.last_lsn))
         self._sealed = False
         self._next_segment = number + 1
         self._next_bytes = min(self._next_bytes * _GROWTH, self._segment_bytes)

@@ -165,7 +165,7 @@ class StoreMachine(RuleBasedStateMachine):
         if hasattr(self, "db"):
             assert dict(self.db.items()) == self.model
             assert len(self.db) == len(self.model)
-            self.db._memtable._check()
+            self.db._tree.state.memtable._check()
             assert not self.db._pending
 
 

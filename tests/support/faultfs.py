@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import threading
 from dataclasses import dataclass
+from mmap import mmap
 
 from kvstore.errors import storage_error
 from kvstore.fs import File, Lock, PosixFileSystem
@@ -135,6 +136,10 @@ class FaultFile:
     def pwrite(self, data: bytes, offset: int) -> int:
         keep = self._fs.step("write", self.path)
         return self._real.pwrite(data if keep is None else data[:keep], offset)
+
+    def map(self) -> mmap | bytes:
+        self._fs.step("map", self.path)
+        return self._real.map()
 
     def sync(self) -> None:
         self._fs.step("sync", self.path)

@@ -37,6 +37,9 @@ class BytesFile:
     def pwrite(self, data: bytes, offset: int) -> int:
         raise AssertionError("reading must not write")
 
+    def map(self) -> bytes:
+        return self.data
+
     def sync(self) -> None:
         raise AssertionError("reading must not sync")
 

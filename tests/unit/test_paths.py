@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kvstore import paths
 
 
-@given(st.integers(1, paths.SEGMENT_NUMBER_MAX))
+@given(st.integers(1, paths.NUMBER_MAX))
 def test_a_segments_name_gives_its_number_back(number: int) -> None:
     assert paths.parse_segment(paths.format_segment(number)) == number
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -18,11 +19,13 @@ from hypothesis.stateful import (
 )
 
 from kvstore.batch import WriteBatch
-from kvstore.memtable import MemTable
+from kvstore.memtable import ABSENT, MemTable
 
 KEYS = st.binary(min_size=1, max_size=2) | st.sampled_from([b"a", b"b", b"c", b"\xff\xff"])
 BOUNDS = st.none() | KEYS
 VALUES = st.none() | st.binary(max_size=3)
+
+Model = dict[bytes, bytes | None]
 
 
 def read(
@@ -33,9 +36,9 @@ def read(
     *,
     reverse: bool = False,
     keys_max: int = 3,
-) -> list[tuple[bytes, bytes]]:
+) -> list[tuple[bytes, bytes | None]]:
     """A whole range, in steps."""
-    found: list[tuple[bytes, bytes]] = []
+    found: list[tuple[bytes, bytes | None]] = []
     after: bytes | None = None
     while True:
         entries, after = table.read_range(
@@ -48,8 +51,8 @@ def read(
 
 
 def in_range(
-    model: dict[bytes, bytes], start: bytes | None, stop: bytes | None, *, reverse: bool
-) -> list[tuple[bytes, bytes]]:
+    model: Model, start: bytes | None, stop: bytes | None, *, reverse: bool
+) -> list[tuple[bytes, bytes | None]]:
     """What a sorted dict would give."""
     items = sorted(model.items(), reverse=reverse)
     return [
@@ -67,34 +70,27 @@ class MemTableMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.table = MemTable()
-        self.model: dict[bytes, bytes] = {}
+        self.model: Model = {}
         self.lsn = 0
-
-    def _remember(self, changes: dict[bytes, bytes | None]) -> None:
-        for key, value in changes.items():
-            if value is None:
-                self.model.pop(key, None)
-            else:
-                self.model[key] = value
 
     @rule(key=KEYS, value=VALUES)
     def apply_one(self, key: bytes, value: bytes | None) -> None:
         self.lsn += 1
         self.table.apply_one(key, value, self.lsn)
-        self._remember({key: value})
+        self.model[key] = value
 
     @rule(changes=st.dictionaries(KEYS, VALUES, max_size=5), gap=st.integers(1, 3))
     def apply(self, changes: dict[bytes, bytes | None], gap: int) -> None:
         self.lsn += gap
         self.table.apply(changes, self.lsn)
-        self._remember(changes)
+        self.model.update(changes)
 
     @rule(target=snapshots)
-    def open_snapshot(self) -> tuple[int, dict[bytes, bytes]]:
+    def open_snapshot(self) -> tuple[int, Model]:
         return self.table.open_snapshot(), dict(self.model)
 
     @rule(snapshot=consumes(snapshots))
-    def close_snapshot(self, snapshot: tuple[int, dict[bytes, bytes]]) -> None:
+    def close_snapshot(self, snapshot: tuple[int, Model]) -> None:
         self.table.close_snapshot(snapshot[0])
 
     @rule(
@@ -107,7 +103,7 @@ class MemTableMachine(RuleBasedStateMachine):
     )
     def read(
         self,
-        snapshot: tuple[int, dict[bytes, bytes]],
+        snapshot: tuple[int, Model],
         start: bytes | None,
         stop: bytes | None,
         *,
@@ -120,12 +116,18 @@ class MemTableMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
-        assert self.table.get(key) == self.model.get(key)
+        assert self.table.get(key, ABSENT) == self.model.get(key, ABSENT)
+
+    @rule(target=snapshots, key=KEYS, snapshot=consumes(snapshots))
+    def get_at(self, key: bytes, snapshot: tuple[int, Model]) -> object:
+        assert self.table.get_at(key, snapshot[0]) == snapshot[1].get(key, ABSENT)
+        return multiple(snapshot)
 
     @invariant()
     def sound(self) -> None:
         self.table._check()
-        assert len(self.table) == len(self.model)
+        assert len(self.table) == sum(value is not None for value in self.model.values())
+        assert self.table.entries == self.model
         assert self.table.last_lsn == self.lsn
 
 
@@ -146,7 +148,7 @@ def test_a_loaded_table_is_as_if_the_batches_had_been_applied(
             data += key + (value or b"")
             operations += [begin, begin + len(key), -1 if value is None else len(data)]
         loaded.load(bytes(data), operations)
-    loaded.loaded(len(batches))
+    loaded.loaded(1, len(batches))
     loaded._check()
     assert (len(loaded), loaded.last_lsn) == (len(applied), applied.last_lsn)
     assert read(loaded, len(batches)) == read(applied, len(batches))
@@ -165,6 +167,26 @@ def test_versions_are_kept_only_while_a_snapshot_needs_them() -> None:
     assert not table._snapshots
     table.apply_one(b"k", b"3", 3)
     assert not table._undo
+
+
+def test_the_memory_it_says_it_uses_is_what_it_uses() -> None:
+    for value_bytes in (10, 100, 1000):
+        tracemalloc.start()
+        table = MemTable()
+        for lsn in range(1, 20_001):
+            table.apply_one(b"%016d" % lsn, bytes(value_bytes), lsn)
+        snapshot = table.open_snapshot()
+        table.read_range(snapshot, None, None, keys_max=1)  # the sorted view counts
+        used, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert 0.8 < table.bytes_used / used < 1.3, value_bytes
+
+
+def test_overwriting_counts_for_the_log_that_it_fills() -> None:
+    table = MemTable()
+    for lsn in range(1, 1001):
+        table.apply_one(b"counter", bytes(100), lsn)
+    assert 20_000 < table.bytes_used < 40_000
 
 
 def test_scans_that_overlap_for_ever_do_not_keep_every_version() -> None:

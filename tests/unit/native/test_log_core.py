@@ -42,6 +42,9 @@ class MemoryFile:
     def fileno(self) -> int | None:
         return None
 
+    def map(self) -> bytes:
+        return bytes(self.data)
+
     def pread(self, size: int, offset: int) -> bytes:
         return bytes(self.data[offset : offset + size])
 

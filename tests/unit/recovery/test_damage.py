@@ -557,7 +557,9 @@ STRAYS = {
     "1.wal": b"not a segment's name",
     "000001.WAL": b"neither",
     "000000.wal": b"there is no segment 0",
-    "CURRENT": b"",
+    "CURRENT.old": b"",
+    "MANIFEST": b"not a manifest's name",
+    "1.sst": b"nor a table's",
     ".hidden": b"\xff\xfe",
 }
 

@@ -7,6 +7,7 @@ signals. Real signals at random moments come on top of that.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 import signal
@@ -77,7 +78,7 @@ def settle_and_compare(db: KVStore, path: Path, promised: dict[bytes, bytes]) ->
     assert (memory[b"afterwards"], memory[b"afterwards too"]) == (b"durable", b"relaxed")
     assert {key: db[key] for key in memory} == memory
     assert len(db) == len(memory)
-    db._memtable._check()
+    db._tree.state.memtable._check()
     db.close()
     found = contents(path, recovery="strict")
     assert found == memory
@@ -121,7 +122,7 @@ def test_a_write_interrupted_anywhere_leaves_memory_and_log_agreeing(
         key = b"after %d" % point
         db.put(key, b"", sync=after == "durable")
         promised[key] = b""
-        db._memtable._check()
+        db._tree.state.memtable._check()
         if not interrupted:
             break
     assert not interrupted

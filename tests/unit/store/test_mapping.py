@@ -212,9 +212,9 @@ def test_a_scan_that_is_dropped_gives_its_snapshot_up(db: KVStore) -> None:
     fill(db, {b"%d" % i: b"" for i in range(10)})
     scan = db.scan()
     next(scan)
-    assert sum(db._memtable._snapshots.values()) == 1
+    assert sum(db._tree.state.memtable._snapshots.values()) == 1
     del scan
-    assert not db._memtable._snapshots
+    assert not db._tree.state.memtable._snapshots
 
 
 def test_limits_and_bounds_of_a_scan_are_checked_at_once(db: KVStore) -> None:

@@ -122,7 +122,7 @@ def test_what_threads_left_in_memory_is_what_the_log_says(
         assert len(db) == len(memory)
         assert {key: db.get(key) for key in keys if key in db} == memory
         assert not db._pending  # every change found its turn
-        db._memtable._check()
+        db._tree.state.memtable._check()
         assert db.stats().wal_segment > 1 or not options or interval
     assert contents(tmp_path / "db", recovery="strict") == memory
 
@@ -310,4 +310,4 @@ def _reopen_each_time(path: Path, count: int) -> KVStore:
 def test_many_short_lives_add_up(tmp_path: Path) -> None:
     with _reopen_each_time(tmp_path / "db", 40) as db:
         assert sorted(db) == sorted(b"%d" % i for i in range(40))
-        assert db.recovery.files == 40
+        assert db.recovery.files < 40  # a log in too many files is flushed

@@ -1,0 +1,197 @@
+"""BackgroundWorker: the one thread that flushes and compacts.
+
+What it does next, in this order: flush the sealed memtable, since writers may wait for it (also in
+the middle of a compaction, between two of its steps); a compaction that somebody asked for; the
+compaction that the picker finds most urgent; nothing, until it is woken.
+
+A failure stops nothing that is safe: reads go on, and the log keeps what is not flushed. A full
+disk is tried again, each second and whenever a writer asks; any other failure of a flush or a
+compaction ends background work, and writing, until the store is reopened.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from kvstore.compaction.counters import Counters
+from kvstore.compaction.flush import Log, flush
+from kvstore.compaction.job import Progress, compact
+from kvstore.compaction.picker import LEVELS, Plan, pick, pick_range
+from kvstore.compaction.pressure import Pressure
+from kvstore.errors import DiskFullError
+from kvstore.tree import Tree
+
+__all__ = ["BackgroundWorker", "CompactionRequest"]
+
+_RETRY_SECONDS = 1.0
+
+
+@dataclass
+class CompactionRequest:
+    """A compaction of the keys from ``start`` to ``stop``, asked for by a caller who waits."""
+
+    start: bytes | None
+    stop: bytes | None
+    progress: Progress = field(default_factory=Progress)
+    cancelled: bool = False
+    done: bool = False
+    error: BaseException | None = None
+
+
+class BackgroundWorker:
+    """Flushes and compacts ``tree`` in a thread of its own, which begins with the first work.
+
+    Writers meet a plain lock only, which a KeyboardInterrupt cannot leave half changed.
+    """
+
+    def __init__(self, tree: Tree, log: Log) -> None:
+        self.counters = Counters()
+        self.error: BaseException | None = None
+        """Why the last attempt failed; None when it did not."""
+        self.attempts = 0
+        """Flushes and compactions that were tried, successfully or not."""
+        self.pressure = Pressure(tree, self)
+        self._tree, self._log = tree, log
+        self._requests: deque[CompactionRequest] = deque()
+        self._cursors: dict[int, bytes] = {}
+        self._stopping = False
+        self._wake = threading.Lock()  # held: nothing has happened
+        self._wake.acquire()
+        self._running = threading.Lock()  # held by the thread
+        self._thread_id = 0
+
+    # ---- for everybody ----
+
+    def request(self, request: CompactionRequest) -> None:
+        """Somebody waits for a compaction."""
+        self._requests.append(request)
+        self.wake()
+
+    def wake(self) -> None:
+        """Has the worker look for work, now. Cheap, thread-safe."""
+        if not self._running.locked() and not self._stopping:
+            # Two that come at once begin two threads; one ends at once. While the interpreter ends
+            # none can begin, and what is not flushed stays in the log.
+            with contextlib.suppress(RuntimeError):
+                _thread.start_new_thread(self._run, ())
+        with contextlib.suppress(RuntimeError):  # woken already
+            self._wake.release()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it has given up for good."""
+        return self.error is not None and not isinstance(self.error, DiskFullError)
+
+    def stop(self) -> None:
+        """Ends the thread after its present step; what was begun is undone. Idempotent."""
+        self._stopping = True
+        with contextlib.suppress(RuntimeError):
+            self._wake.release()
+        # The garbage collector may close a forgotten store from within this very thread.
+        if self._thread_id != _thread.get_ident():
+            with self._running:
+                pass
+
+    # ---- the thread ----
+
+    def _run(self) -> None:
+        if not self._running.acquire(blocking=False):
+            return
+        self._thread_id = _thread.get_ident()
+        try:
+            while not self._stopping:
+                seconds = self._work()
+                self.pressure.update()
+                if seconds is not None:
+                    self._wake.acquire(timeout=seconds)
+        finally:
+            self._thread_id = 0
+            self._running.release()
+
+    def _work(self) -> float | None:
+        """Does the most urgent thing; how long to sleep afterwards (None: look again; -1: until
+        woken)."""
+        try:
+            did = self._flush() or self._serve_request() or self._compact()
+        except DiskFullError as error:
+            self._failed(error)
+            return _RETRY_SECONDS
+        except BaseException as error:
+            self._failed(error)
+            return -1
+        if did:
+            self.error = None
+            self.attempts += 1
+            return None
+        return -1
+
+    def _failed(self, error: BaseException) -> None:
+        self.error = error
+        self.attempts += 1
+        while self._requests:
+            self._answer(self._requests[0], error)
+
+    def _flush(self) -> bool:
+        sealed = self._tree.state.sealed
+        if not sealed or self.failed:
+            return False
+        with contextlib.closing(flush(self._tree, self._log, sealed[-1], self.counters)) as steps:
+            for _ in steps:
+                if self._stopping:
+                    return False
+        return True
+
+    def _compact(self) -> bool:
+        options = self._tree.options
+        if self.failed:
+            return False
+        plan = pick(
+            self._tree.state.version,
+            level_bytes_base=options.level_bytes_base,
+            table_bytes_max=options.table_bytes_max,
+            cursors=self._cursors,
+        )
+        if plan is None:
+            return False
+        if self._execute(plan, Progress(), lambda: False) and plan.level > 0:
+            self._cursors[plan.level] = plan.largest
+        return True
+
+    def _execute(self, plan: Plan, progress: Progress, cancelled: Callable[[], bool]) -> bool:
+        with contextlib.closing(compact(self._tree, plan, self.counters, progress)) as steps:
+            for _ in steps:
+                if self._stopping or cancelled():
+                    return False
+                if self._tree.state.sealed:  # writers wait for it
+                    self._flush()
+                    self.pressure.update()
+        return True
+
+    def _serve_request(self) -> bool:
+        if not self._requests:
+            return False
+        request = self._requests[0]
+        if self.failed:
+            self._answer(request, self.error)
+            return False
+        for plan in self._plans(request):
+            if not self._execute(plan, request.progress, lambda: request.cancelled):
+                break
+        self._answer(request, None)
+        return True
+
+    def _plans(self, request: CompactionRequest) -> Iterator[Plan]:
+        """From the top down: each level's share of the range into the next one."""
+        for level in range(LEVELS):
+            while plan := pick_range(self._tree.state.version, request.start, request.stop, level):
+                yield plan
+
+    def _answer(self, request: CompactionRequest, error: BaseException | None) -> None:
+        self._requests.popleft()
+        request.error = error
+        request.done = True

@@ -1,0 +1,149 @@
+/* One run as a merge walks over it: from table to table, from block to block, within the bounds. */
+#include "source.h"
+
+static bool below_upper(const kv_merge *m, const uint8_t *key, size_t length) {
+    return !m->upper || compare_keys(key, length, m->upper, m->upper_length) < 0;
+}
+
+static bool from_lower(const kv_merge *m, const uint8_t *key, size_t length) {
+    return !m->lower || compare_keys(key, length, m->lower, m->lower_length) >= 0;
+}
+
+/* Whether the table the source has come to, or in reverse the one before, overlaps the range; it is
+ * in that table afterwards. */
+static bool settle_table(const kv_merge *m, source *s) {
+    const kv_table *table = m->view->tables[s->slot];
+    bool is_below = below_upper(m, table->smallest, table->smallest_length);
+    if (!is_below && m->reverse && s->slot > s->run->first) {
+        table = m->view->tables[--s->slot];
+        is_below = below_upper(m, table->smallest, table->smallest_length);
+    }
+    return is_below && from_lower(m, table->largest, table->largest_length);
+}
+
+bool source_place(const kv_merge *m, source *s) {
+    const view_run *run = s->run;
+    uint32_t found = m->reverse ? run->largest.count - 1 : 0;
+    const uint8_t *bound = m->reverse ? m->upper : m->lower;
+    if (bound) {
+        size_t length = m->reverse ? m->upper_length : m->lower_length;
+        found = separators_find(&run->largest, bound, length);
+    }
+    if (found == run->largest.count && !m->reverse) {
+        return false;
+    }
+    found -= found == run->largest.count;
+    s->slot = run->first + found;
+    return settle_table(m, s);
+}
+
+/* Sets which block of its table is the first in the range. 0 or KV_DAMAGED. */
+static int enter_table(const kv_merge *m, source *s) {
+    kv_table *table = m->view->tables[s->slot];
+    s->index = 0;
+    if (table_need_index(table)) {
+        return KV_DAMAGED;
+    }
+    const uint8_t *bound = m->reverse ? m->upper : m->lower;
+    uint32_t last = table->index.count - 1;
+    s->index = m->reverse ? last : 0;
+    if (bound) {
+        size_t length = m->reverse ? m->upper_length : m->lower_length;
+        uint32_t found = separators_find(&table->index, bound, length);
+        s->index = found < last ? found : last;
+    }
+    s->entered = true;
+    return 0;
+}
+
+void source_leave_block(const kv_merge *m, source *s) {
+    uint32_t blocks = m->view->tables[s->slot]->index.count;
+    if (s->last) {
+        s->done = true;
+    } else if (m->reverse ? s->index > 0 : s->index + 1 < blocks) {
+        s->index = m->reverse ? s->index - 1 : s->index + 1;
+    } else if (m->reverse ? s->slot > s->run->first : s->slot + 1 < s->run->end) {
+        s->slot = m->reverse ? s->slot - 1 : s->slot + 1;
+        s->entered = false;
+        s->done = !settle_table(m, s);
+    } else {
+        s->done = true;
+    }
+}
+
+/* Which entries of the block lie in the range, and whether any may behind it. */
+static void clip_block(const kv_merge *m, source *s) {
+    const kv_table *table = m->view->tables[s->slot];
+    size_t length = table->smallest_length;
+    const uint8_t *before = table->smallest;
+    if (s->index) {
+        before = separator_at(&table->index, s->index - 1, &length);
+    }
+    bool cut_low = !from_lower(m, before, length);
+    const uint8_t *separator = separator_at(&table->index, s->index, &length);
+    bool cut_high = !below_upper(m, separator, length);
+    s->begin = cut_low ? block_lower_bound(&s->plain, m->lower, m->lower_length) : 0;
+    s->end = cut_high ? block_lower_bound(&s->plain, m->upper, m->upper_length) : s->plain.count;
+    s->last = m->reverse ? cut_low : cut_high;
+}
+
+/* Prepares for the heads of the block's keys: what its prefix gives to them. */
+static void take_lead(const kv_merge *m, source *s) {
+    size_t prefix = s->plain.prefix_length;
+    size_t bytes = prefix > m->common ? prefix - m->common : 0;
+    s->lead = bytes ? load_head(s->plain.prefix + m->common, bytes) : 0;
+    s->lead_bytes = (uint32_t)(bytes < 8 ? bytes : 8);
+    s->suffix_common = prefix < m->common ? m->common - prefix : 0;
+}
+
+/* Gets at the bytes of the source's block. 0, KV_NEED_BLOCK or KV_DAMAGED. */
+static int open_block(const kv_merge *m, source *s) {
+    kv_table *table = m->view->tables[s->slot];
+    int state = view_need_block(m->view, table, s->index);
+    if (state == BLOCK_PLAIN) {
+        s->plain = table_block(table, s->index);
+        uint32_t blocks = table->index.count;
+        if (m->reverse ? s->index > 0 : s->index + 1 < blocks) {
+            uint32_t next = m->reverse ? s->index - 1 : s->index + 1;
+            const uint8_t *start = table->map + table_block_offset(table, next);
+            for (int line = 0; line < LINES_AHEAD; line++) {
+                __builtin_prefetch(start + 64 * line);
+            }
+        }
+        return 0;
+    }
+    if (state != BLOCK_COMPRESSED) {
+        return KV_DAMAGED;
+    }
+    if (!s->fed || s->fed_slot != s->slot || s->fed_index != s->index) {
+        return KV_NEED_BLOCK;
+    }
+    s->plain = block_open(s->fed, s->fed_size);
+    if (!table_block_fits(table, s->index, &s->plain)) {
+        table_malformed_block(table, s->index);
+        return KV_DAMAGED;
+    }
+    return 0;
+}
+
+int source_load(const kv_merge *m, source *s) {
+    while (!s->done) {
+        if (!s->entered && enter_table(m, s)) {
+            return KV_DAMAGED;
+        }
+        int status = open_block(m, s);
+        if (status) {
+            return status;
+        }
+        clip_block(m, s);
+        if (s->begin < s->end) {
+            take_lead(m, s);
+            s->at = m->reverse ? s->end - 1 : s->begin;
+            source_stand(m, s);
+            return 0;
+        }
+        source_leave_block(m, s);
+    }
+    s->rank = UINT64_MAX;
+    return 0;
+}

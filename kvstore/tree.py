@@ -1,0 +1,213 @@
+"""Tree: what a store holds at one moment, and the only place where that changes.
+
+    active memtable        what is being written
+    sealed memtables       full, being flushed; at most SEALED_MAX
+    version, view          the sorted tables: which there are, and how to read them
+
+A TreeState is immutable: a reader takes it once, by one attribute, and needs no lock; whoever holds
+it keeps memtables and tables alive, also when their files have lost their names. It changes in two
+ways: ``seal`` (a writer) and ``install`` (the background worker, after its edit is durable in the
+manifest). What was replaced is removed only then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kvstore import paths
+from kvstore.errors import CorruptionError, StorageIOError
+from kvstore.fs import FileSystem
+from kvstore.manifest import ManifestLog, TableMeta, Version, VersionEdit
+from kvstore.memtable import MemTable
+from kvstore.native import ffi
+from kvstore.options import Options
+from kvstore.sstable import BlockCache, Table, View
+
+__all__ = ["SEALED_MAX", "Tree", "TreeState", "open_table"]
+
+SEALED_MAX = 1
+
+Get = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class TreeState:
+    """All that can be read at one moment."""
+
+    memtable: MemTable
+    sealed: tuple[MemTable, ...]
+    """Newest first."""
+    version: Version
+    view: View
+    memory_gets: tuple[Get, ...] = field(init=False)
+    """``get`` of each memtable, newest first: the path of every read."""
+    table_get: Get = field(init=False)
+
+    def __post_init__(self) -> None:
+        memtables = (self.memtable, *self.sealed)
+        object.__setattr__(self, "memory_gets", tuple(memtable.get for memtable in memtables))
+        object.__setattr__(self, "table_get", self.view.get)
+
+
+def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
+    """Opens the table that ``meta`` describes.
+
+    Raises CorruptionError (missing, or not of that size, or damaged), StorageIOError.
+    """
+    path = os.path.join(directory, paths.format_table(meta.number))
+    if not fs.exists(path):
+        raise CorruptionError(path, 0, "the manifest names this table, and it is missing")
+    return Table.open(fs, path, smallest=meta.smallest, largest=meta.largest, file_bytes=meta.bytes)
+
+
+class Tree:
+    """The memtables and tables of an open store.
+
+    Thread-safe as follows: anyone may read ``state``; ``seal`` is the writers', who exclude each
+    other; ``install`` is for one thread at a time.
+    """
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: Options,
+        *,
+        version: Version,
+        tables: Mapping[int, Table],
+        manifest: ManifestLog | None,
+        memtable: MemTable,
+        log_id: bytes,
+    ) -> None:
+        self.fs, self.directory, self.options = fs, directory, options
+        self.cache = BlockCache(options.block_cache_bytes)
+        self.read_stats = ffi.new("kv_view_stats *")
+        """Counters of look-ups in tables, shared by all views of the tree."""
+        self._manifest = manifest
+        self._log_id = log_id
+        self._tables = dict(tables)
+        self._next_table = version.next_table
+        self._lock = threading.Lock()
+        self._unsettled: list[int] = []
+        self.state = TreeState(memtable, (), version, self.view_of(version))
+
+    # ---- the writers' side ----
+
+    def seal(self) -> bool:
+        """Begins a new memtable; False when as many are sealed as may be. O(1)."""
+        with self._lock:
+            state = self.state
+            if len(state.sealed) >= SEALED_MAX:
+                return False
+            sealed = (state.memtable, *state.sealed)
+            self.state = TreeState(MemTable(), sealed, state.version, state.view)
+            return True
+
+    def version_and_tables(self) -> tuple[Version, Mapping[int, Table]]:
+        """The version of now, and its open tables by number."""
+        while True:
+            version, tables = self.state.version, self._tables
+            if all(meta.number in tables for meta in version.tables()):
+                return version, tables
+
+    # ---- the background's side ----
+
+    def table_path(self, number: int) -> str:
+        """Where table ``number`` is, or will be."""
+        return os.path.join(self.directory, paths.format_table(number))
+
+    def ensure_manifest(self) -> None:
+        """Makes the manifest, if there is none yet: before the first table, so that tables without
+        a manifest are known for damage."""
+        if self._manifest is None:
+            version = self.state.version.apply(VersionEdit(log_id=self._log_id))
+            self._manifest = ManifestLog.create(self.fs, self.directory, version)
+
+    def new_number(self) -> int:
+        """A number for a new table, never used before."""
+        number = self._next_table
+        self._next_table += 1
+        return number
+
+    def view_of(self, version: Version, levels: Iterable[int] | None = None) -> View:
+        """A view of some levels of a version, all by default."""
+        runs: list[list[TableMeta]] = []
+        for level in range(len(version.levels)) if levels is None else levels:
+            tables = version.levels[level]
+            runs += [[meta] for meta in tables] if level == 0 else [list(tables)]
+        return self.view_of_runs(runs)
+
+    def view_of_runs(self, runs: Iterable[Iterable[TableMeta]]) -> View:
+        """A view of runs of tables, newest first."""
+        tables = [[self._tables[meta.number] for meta in run] for run in runs]
+        return View([run for run in tables if run], self.cache, self.read_stats)
+
+    def install(
+        self,
+        edit: VersionEdit,
+        *,
+        built: Mapping[int, Table] | None = None,
+        flushed: MemTable | None = None,
+    ) -> None:
+        """Makes an edit durable, then visible, then removes the files that it replaces.
+
+        ``built``: the tables that it adds, already durable under their names. When the edit cannot
+        be written nothing changes, and their files stay until a later edit has settled that this
+        one never was: it may be on the disk, and would name them after a crash.
+        """
+        built = built or {}
+        assert self._manifest is not None
+        try:
+            version = self._manifest.append(edit)
+        except BaseException:
+            self._unsettled += built
+            raise
+        tables = {**self._tables, **built}
+        self._tables = {meta.number: tables[meta.number] for meta in version.tables()}
+        view = self.view_of(version)
+        with self._lock:
+            state = self.state
+            sealed = tuple(memtable for memtable in state.sealed if memtable is not flushed)
+            self.state = TreeState(state.memtable, sealed, version, view)
+        unsettled, self._unsettled = self._unsettled, []
+        self.remove(number for number in (*unsettled, *tables) if number not in self._tables)
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """Removes files that no version names. What cannot be removed is tried again on opening.
+
+        Readers that still have them mapped go on reading: the space is freed when the last is done.
+        """
+        for number in numbers:
+            with contextlib.suppress(StorageIOError):
+                self.fs.unlink(self.table_path(number))
+
+    @property
+    def next_table(self) -> int:
+        """The number that the next new table gets."""
+        return self._next_table
+
+    def close(self, newest_segment: int) -> None:
+        """Lets go of memtables and tables, unless a reader holds them, and closes the manifest,
+        after noting the log's last segment there."""
+        manifest, self._manifest = self._manifest, None
+        version = self.state.version
+        self._tables = {}
+        self.state = TreeState(MemTable(), (), version, self.view_of_runs([]))
+        if manifest is None:
+            return
+        try:
+            if newest_segment > version.newest_segment:
+                manifest.append(VersionEdit(newest_segment=newest_segment))
+        finally:
+            manifest.close()
+
+    def abandon(self) -> None:
+        """Closes the manifest as it is."""
+        manifest, self._manifest = self._manifest, None
+        if manifest is not None:
+            manifest.close()
