@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kvstore.batch import check_key
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Pin", "Snapshot", "scan", "scan_range"]
+__all__ = ["Pin", "RunningScan", "Snapshot", "end_scans", "scan", "scan_range"]
 
 Entry = tuple[bytes, bytes]
 Entries = list[tuple[bytes, bytes | None]]
@@ -36,31 +37,31 @@ _CHUNK_MAX = 1024
 class Pin:
     """Keeps one moment of a tree readable until ``close``."""
 
-    def __init__(self, tree: Tree) -> None:
-        state = tree.state
-        self._state: TreeState | None = None  # until it is pinned
-        self._lsn = state.memtable.open_snapshot()
-        self._state = state
+    __slots__ = ("_lsn", "state")
 
-    @property
-    def closed(self) -> bool:
-        """Whether the moment was let go."""
-        return self._state is None
+    def __init__(self, tree: Tree) -> None:
+        self.state: TreeState | None = None  # until it is pinned, and after close
+        state = tree.state
+        # What comes into a memtable that is empty now is not looked at.
+        self._lsn = state.memtable.open_snapshot() if state.memtable.entry_count else None
+        self.state = state
 
     def close(self) -> None:
         """Lets the moment go. Idempotent."""
-        state, self._state = self._state, None
-        if state is not None:
+        state, self.state = self.state, None
+        if state is not None and self._lsn is not None:
             state.memtable.close_snapshot(self._lsn)
 
-    def __del__(self) -> None:
-        self.close()
+    def _pinned(self) -> TreeState:
+        state = self.state
+        if state is None:
+            raise ClosedError("the snapshot")
+        return state
 
     def get(self, key: bytes) -> bytes | None:
         """The value; None when there is none."""
-        state = self._state
-        assert state is not None
-        value = state.memtable.get_at(key, self._lsn)
+        state = self._pinned()
+        value = ABSENT if self._lsn is None else state.memtable.get_at(key, self._lsn)
         for memtable in state.sealed:
             if value is not ABSENT:
                 break
@@ -68,39 +69,39 @@ class Pin:
         return state.view.get(key) if value is ABSENT else value
 
     def count(self) -> int:
-        """The number of keys. O(1) while there are no tables, then O(keys)."""
-        state = self._state
-        assert state is not None
-        if not state.memtable.entry_count and not state.sealed:
+        """The number of keys. O(keys)."""
+        state = self._pinned()
+        if self._lsn is None and not state.sealed:
             return state.view.cursor().count()
         return sum(map(len, self.chunks(None, None, reverse=False, first_chunk=_CHUNK_MAX)))
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, *, reverse: bool, first_chunk: int
     ) -> Iterator[list[Entry]]:
-        """Entries with start <= key < stop in order, in lists of growing length.
+        """Entries with start <= key < stop in order, in lists of growing length, none empty.
 
         ``first_chunk``: how many are likely to be wanted.
         """
-        state = self._state
-        assert state is not None
-        sources: list[_Source] = []  # newest first
-        for memtable in (state.memtable, *state.sealed):
-            if memtable.entry_count:
-                lsn = self._lsn if memtable is state.memtable else memtable.last_lsn
-                sources.append(_MemorySource(memtable, lsn, start, stop, reverse=reverse))
-        if state.view.tables:
-            sources.append(_TableSource(state.view.cursor(start, stop, reverse=reverse)))
+        state = self._pinned()
         size = first_chunk
+        memory: list[_Source] = []  # newest first
+        if self._lsn is not None:
+            memory.append(_MemorySource(state.memtable, self._lsn, start, stop, reverse=reverse))
+        for memtable in state.sealed:
+            lsn = memtable.last_lsn
+            memory.append(_MemorySource(memtable, lsn, start, stop, reverse=reverse))
+        tables = state.view.cursor(start, stop, reverse) if state.view.tables else None
+        if tables is not None and not memory:
+            while entries := tables.read(size):
+                yield entries
+                size = min(size * _CHUNK_GROWTH, _CHUNK_MAX)
+            return
+        sources = [*memory, _TableSource(tables)] if tables is not None else memory
         while sources:
-            if len(sources) == 1:
-                entries = sources[0].take_all(size)
-            else:
-                entries = _take_merged(sources, size, reverse=reverse)
-            sources = [source for source in sources if source.entries or source.more]
-            live = [entry for entry in entries if entry[1] is not None]
-            if live:
+            merged = _take_merged(sources, size, reverse=reverse)
+            if live := [entry for entry in merged if entry[1] is not None]:
                 yield live  # type: ignore[misc]
+            sources = [source for source in sources if source.entries or source.more]
             size = min(size * _CHUNK_GROWTH, _CHUNK_MAX)
 
 
@@ -114,12 +115,6 @@ class _Source:
 
     def read(self, count: int) -> Entries:
         raise NotImplementedError
-
-    def take_all(self, count: int) -> Entries:
-        """What was read ahead, or else the next so many."""
-        taken = self.entries or self.read(count)
-        self.entries = []
-        return taken
 
     def fill(self, count: int) -> None:
         if not self.entries and self.more:
@@ -200,19 +195,30 @@ def _take_merged(sources: list[_Source], count: int, *, reverse: bool) -> Entrie
     return [(key, newest[key]) for key in sorted(newest, reverse=reverse)]
 
 
+class RunningScan:
+    """A scan that has begun: the moment it reads, and the entries it has given out last."""
+
+    __slots__ = ("entries", "pin")
+
+    def __init__(self, pin: Pin) -> None:
+        self.pin = pin
+        self.entries: list[Entry] = []
+
+
 class Owner(Protocol):
     """The store that is read."""
 
     refusal: Callable[[str], Exception] | None
     """Why it can no longer be read; None while it can."""
+    scans: set[RunningScan]
 
     def check_open(self) -> None:
         """Raises what ``refusal`` says."""
 
 
 def scan(
-    pin: Pin,
     owner: Owner,
+    source: Tree | Pin,
     start: bytes | None,
     stop: bytes | None,
     *,
@@ -220,20 +226,57 @@ def scan(
     limit: int | None,
 ) -> Iterator[Entry]:
     """One entry after the other, until the range or the limit ends; raises ClosedError when the
-    pin or its store was closed meanwhile."""
-    first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
-    left = limit
-    for chunk in pin.chunks(start, stop, reverse=reverse, first_chunk=first):
-        entries = chunk if left is None else chunk[:left]
-        for entry in entries:
-            if owner.refusal is not None or pin.closed:
-                owner.check_open()
-                raise ClosedError("the snapshot")
-            yield entry
-        if left is not None:
-            left -= len(entries)
-            if not left:
+    store, or the pin, was closed meanwhile.
+
+    Of a tree, the moment when the first entry is asked for. No Python runs for an entry but the
+    caller's: it comes from a list (half the time of a generator's). So whoever closes the store
+    empties the list, the iterator asks for the next one, and is told.
+    """
+    return chain.from_iterable(_scan(owner, source, start, stop, reverse=reverse, limit=limit))
+
+
+def _scan(
+    owner: Owner,
+    source: Tree | Pin,
+    start: bytes | None,
+    stop: bytes | None,
+    *,
+    reverse: bool,
+    limit: int | None,
+) -> Iterator[list[Entry]]:
+    owner.check_open()
+    pin = source if isinstance(source, Pin) else Pin(source)
+    running = RunningScan(pin)
+    owner.scans.add(running)
+    try:
+        first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
+        left = limit
+        for chunk in pin.chunks(start, stop, reverse=reverse, first_chunk=first):
+            entries = chunk if left is None else chunk[:left]
+            if left is not None:
+                left -= len(entries)
+            running.entries = entries
+            if owner.refusal is None and pin.state is not None:
+                yield entries
+            if owner.refusal is not None or pin.state is None:
+                break
+            if left is not None and left <= 0:
                 return
+        if owner.refusal is not None or pin.state is None:
+            # What was read while somebody closed it may lack entries.
+            owner.check_open()
+            raise ClosedError("the snapshot")
+    finally:
+        owner.scans.discard(running)
+        if pin is not source:
+            pin.close()
+
+
+def end_scans(owner: Owner, pin: Pin | None = None) -> None:
+    """Has the running scans (of ``pin``, or all) meet that what they read was closed."""
+    for running in list(owner.scans):
+        if pin is None or running.pin is pin:
+            running.entries.clear()
 
 
 class Snapshot:
@@ -245,12 +288,17 @@ class Snapshot:
     """
 
     def __init__(self, tree: Tree, owner: Owner) -> None:
-        self._pin, self._owner = Pin(tree), owner
+        self._owner = owner
+        self._pin = Pin(tree)
+
+    def __del__(self) -> None:
+        self._pin.close()
 
     def get(self, key: BytesLike, default: Any = None) -> Any:
         """The value of ``key`` at that moment, or ``default``."""
         self._check_open()
         value = self._pin.get(check_key(key))
+        self._check_open()  # else another thread may have let go what was being read
         return default if value is None else value
 
     def scan(
@@ -265,7 +313,7 @@ class Snapshot:
         """(key, value) pairs at that moment, as ``KVStore.scan`` gives them."""
         self._check_open()
         lower, upper = scan_range(start, stop, prefix, limit)
-        return scan(self._pin, self._owner, lower, upper, reverse=reverse, limit=limit)
+        return scan(self._owner, self._pin, lower, upper, reverse=reverse, limit=limit)
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for key, _ in self.scan())
@@ -280,6 +328,7 @@ class Snapshot:
     def close(self) -> None:
         """Lets go of the moment. Idempotent."""
         self._pin.close()
+        end_scans(self._owner, self._pin)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -295,7 +344,7 @@ class Snapshot:
 
     def _check_open(self) -> None:
         self._owner.check_open()
-        if self._pin.closed:
+        if self._pin.state is None:
             raise ClosedError("the snapshot")
 
 

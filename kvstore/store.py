@@ -32,11 +32,10 @@ from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, enc
 from kvstore.compaction import BackgroundWorker, CompactionRequest
 from kvstore.errors import ClosedError, ForkedError, ReadOnlyError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
-from kvstore.memtable import ABSENT
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options
 from kvstore.recovery import Recovered, RecoveryReport, VerifyReport, open_store, verify_store
-from kvstore.snapshot import Pin, Snapshot, scan, scan_range
+from kvstore.snapshot import RunningScan, Snapshot, end_scans, scan, scan_range
 from kvstore.sstable import check_available
 from kvstore.stats import StoreStats, collect_stats
 from kvstore.wal import IoUringConfig, SegmentedWalWriter
@@ -114,6 +113,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         fs: FileSystem | None = None,
     ) -> None:
         self.refusal: Callable[[str], Exception] | None = ClosedError
+        self.scans: set[RunningScan] = set()
         self._closed = True  # until it is open
         # Absolute, since files are made there later on, whatever the working directory is then.
         self.path = os.path.abspath(os.fspath(path))
@@ -133,7 +133,9 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._flusher = BackgroundFlusher(self._wal, self.options.flush_interval_ms)
         self._worker = BackgroundWorker(self._tree, self._wal)
         self._pressure = self._worker.pressure
+        self._sync = self.options.sync
         self._memtable_bytes_max = self.options.memtable_bytes_max
+        self._append_relaxed = self._wal.append_relaxed
         self._read_only = self.options.recovery == "salvage"
         self._tickets = itertools.count(1)
         self._pending: dict[int, Change] = {}
@@ -143,6 +145,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._closed = False
         self.refusal = None
         _live[id(self)] = self
+        self._pressure.closed = self._read_only  # which check_writable then finds
         if not self._read_only:
             self._begin_background(len(recovered.finished))
 
@@ -186,19 +189,27 @@ class KVStore(MutableMapping[bytes, bytes]):
             key = check_key(key)
         if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
             value = check_value(value)
-        self._commit(encode_put(key, value), (key, value), sync)
+        if self._sync if sync is None else sync:
+            self._commit(encode_put(key, value), (key, value))
+        else:
+            self._commit_relaxed(encode_put(key, value), (key, value))
 
     def delete(self, key: BytesLike, *, sync: bool | None = None) -> None:
         """Removes ``key``; no error when it is not there. Durable as ``put`` is."""
         key = check_key(key)
-        self._commit(encode_delete(key), (key, None), sync)
+        if self._sync if sync is None else sync:
+            self._commit(encode_delete(key), (key, None))
+        else:
+            self._commit_relaxed(encode_delete(key), (key, None))
 
     def write(self, batch: WriteBatch, *, sync: bool | None = None) -> None:
         """Writes a batch: durable whole or not at all, and visible all at once."""
-        if len(batch):
-            self._commit(batch.encode(), batch.changes, sync)
-        else:
+        if not len(batch):
             self._check_writable()
+        elif self._sync if sync is None else sync:
+            self._commit(batch.encode(), batch.changes)
+        else:
+            self._commit_relaxed(batch.encode(), batch.changes)
 
     @contextlib.contextmanager
     def batch(self, *, sync: bool | None = None) -> Iterator[WriteBatch]:
@@ -216,14 +227,9 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._check_writable()
         self._wal.sync()
 
-    def _commit(self, payload: bytes, change: Change, sync: bool | None) -> None:
-        if self.refusal is not None or self._read_only:
-            self._check_writable()
-        if self._pressure.closed:
-            self._pressure.wait(len(payload), self.check_open)
-        if not (self.options.sync if sync is None else sync):
-            self._commit_relaxed(payload, change)
-            return
+    def _commit(self, payload: bytes, change: Change) -> None:
+        if self.refusal is not None or self._pressure.closed:
+            self._wait_for_room(payload)
         ticket = next(self._tickets)
         self._pending[ticket] = change
         try:
@@ -234,14 +240,17 @@ class KVStore(MutableMapping[bytes, bytes]):
             raise
         if self._applied_lsn < lsn:
             self._apply_ready()
-        self._flusher.wrote()
+        if not self._flusher.awake:
+            self._flusher.rouse()
 
     def _commit_relaxed(self, payload: bytes, change: Change) -> None:
+        if self.refusal is not None or self._pressure.closed:
+            self._wait_for_room(payload)
         ticket = next(self._tickets)
         with self._apply_lock:
             self._pending[ticket] = change
             try:
-                twice_lsn = self._wal.append_relaxed(payload, ticket, self._applied_lsn)
+                twice_lsn = self._append_relaxed(payload, ticket, self._applied_lsn)
             except Exception:
                 self._pending.pop(ticket, None)
                 raise
@@ -252,7 +261,12 @@ class KVStore(MutableMapping[bytes, bytes]):
         if must_wait:
             self._wal.commit(lsn - 1)
             self._apply_ready()
-        self._flusher.wrote()
+        if not self._flusher.awake:
+            self._flusher.rouse()
+
+    def _wait_for_room(self, payload: bytes) -> None:
+        self._check_writable()
+        self._pressure.wait(len(payload), self.check_open)
 
     def _apply_ready(self) -> None:
         """Applies, in LSN order, every change whose turn has come.
@@ -365,16 +379,13 @@ class KVStore(MutableMapping[bytes, bytes]):
             self.check_open()
         if type(key) is not bytes:
             key = check_key(key)
-        state = self._tree.state
-        for memory_get in state.memory_gets:
-            value = memory_get(key, ABSENT)
-            if value is not ABSENT:
-                break
-        else:
-            value = state.table_get(key)
+        value = self._tree.state.get(key)
         if value is not None:
             return value
-        check_key(key)
+        if self.refusal is not None:  # else a close under way may have emptied the tree
+            self.check_open()
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            check_key(key)  # which says what is wrong
         return default
 
     def scan(
@@ -394,17 +405,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         """
         self.check_open()
         lower, upper = scan_range(start, stop, prefix, limit)
-        return self._scan(lower, upper, reverse, limit)
-
-    def _scan(
-        self, start: bytes | None, stop: bytes | None, reverse: bool, limit: int | None
-    ) -> Iterator[tuple[bytes, bytes]]:
-        self.check_open()
-        pin = Pin(self._tree)
-        try:
-            yield from scan(pin, self, start, stop, reverse=reverse, limit=limit)
-        finally:
-            pin.close()
+        return scan(self, self._tree, lower, upper, reverse=reverse, limit=limit)
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, for reading: ``with db.snapshot() as s: s.get(k); s.scan()``.
@@ -445,7 +446,9 @@ class KVStore(MutableMapping[bytes, bytes]):
         self.check_open()
         state = self._tree.state
         if not state.view.tables and not state.sealed:
-            return len(state.memtable)
+            count = len(state.memtable)
+            self.check_open()  # else a close under way may have emptied the tree
+            return count
         with Snapshot(self._tree, self) as snapshot:
             return len(snapshot)
 
@@ -504,6 +507,7 @@ class KVStore(MutableMapping[bytes, bytes]):
             if self._closed:
                 return
             self.refusal = ClosedError
+            end_scans(self)
             try:
                 with contextlib.ExitStack() as stack:  # in the opposite order, whatever fails
                     stack.callback(self._close_tree)
@@ -560,6 +564,7 @@ class KVStore(MutableMapping[bytes, bytes]):
 
     def _abandon_in_child(self) -> None:
         self.refusal = ForkedError
+        end_scans(self)
         self._lock.abandon_in_child()
 
 

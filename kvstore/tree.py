@@ -17,13 +17,12 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from kvstore import paths
 from kvstore.errors import CorruptionError, StorageIOError
 from kvstore.fs import FileSystem
 from kvstore.manifest import ManifestLog, TableMeta, Version, VersionEdit
-from kvstore.memtable import MemTable
+from kvstore.memtable import ABSENT, MemTable
 from kvstore.native import ffi
 from kvstore.options import Options
 from kvstore.sstable import BlockCache, Table, View
@@ -32,7 +31,7 @@ __all__ = ["SEALED_MAX", "Tree", "TreeState", "open_table"]
 
 SEALED_MAX = 1
 
-Get = Callable[..., Any]
+Get = Callable[[bytes], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,29 @@ class TreeState:
     """Newest first."""
     version: Version
     view: View
-    memory_gets: tuple[Get, ...] = field(init=False)
-    """``get`` of each memtable, newest first: the path of every read."""
-    table_get: Get = field(init=False)
+    get: Get = field(init=False)
+    """``get(key)``: the value; None when there is none."""
 
     def __post_init__(self) -> None:
-        memtables = (self.memtable, *self.sealed)
-        object.__setattr__(self, "memory_gets", tuple(memtable.get for memtable in memtables))
-        object.__setattr__(self, "table_get", self.view.get)
+        object.__setattr__(self, "get", _make_get(self.memtable, self.sealed, self.view))
+
+
+def _make_get(memtable: MemTable, sealed: tuple[MemTable, ...], view: View) -> Get:
+    # The path of every read: all that it needs is a local of its closure.
+    memory_get, table_get = memtable.get, view.get
+    older_gets = tuple(older.get for older in sealed)
+
+    def get(key: bytes) -> bytes | None:
+        value = memory_get(key, ABSENT)
+        if value is not ABSENT:
+            return value  # type: ignore[no-any-return]
+        for older_get in older_gets:
+            value = older_get(key, ABSENT)
+            if value is not ABSENT:
+                return value  # type: ignore[no-any-return]
+        return table_get(key)
+
+    return get
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
@@ -105,7 +119,8 @@ class Tree:
             if len(state.sealed) >= SEALED_MAX:
                 return False
             sealed = (state.memtable, *state.sealed)
-            self.state = TreeState(MemTable(), sealed, state.version, state.view)
+            memtable = MemTable(state.memtable.last_lsn + 1)
+            self.state = TreeState(memtable, sealed, state.version, state.view)
             return True
 
     def version_and_tables(self) -> tuple[Version, Mapping[int, Table]]:
@@ -123,8 +138,10 @@ class Tree:
 
     def ensure_manifest(self) -> None:
         """Makes the manifest, if there is none yet: before the first table, so that tables without
-        a manifest are known for damage."""
-        if self._manifest is None:
+        a manifest are known for damage. Opens that for which there was no room before."""
+        if self._manifest is None and self.state.version.log_id:
+            self._manifest = ManifestLog.open(self.fs, self.directory)
+        elif self._manifest is None:
             version = self.state.version.apply(VersionEdit(log_id=self._log_id))
             self._manifest = ManifestLog.create(self.fs, self.directory, version)
 
@@ -161,8 +178,9 @@ class Tree:
         one never was: it may be on the disk, and would name them after a crash.
         """
         built = built or {}
-        assert self._manifest is not None
         try:
+            self.ensure_manifest()
+            assert self._manifest is not None
             version = self._manifest.append(edit)
         except BaseException:
             self._unsettled += built

@@ -27,7 +27,7 @@ _STEP_ENTRIES = 16384
 
 @dataclass
 class Progress:
-    """How far a compaction is: entries read, of so many."""
+    """How far a compaction is: entries read, of about so many (0: nobody has counted)."""
 
     entries_done: int = 0
     entries_total: int = 0
@@ -61,7 +61,6 @@ def compact(
         tree.install(VersionEdit(added=added, removed=removed, next_table=tree.next_table))
         counters.moves += 1
         return
-    progress.entries_total += sum(meta.entries for meta in inputs)
     output = _Output()
     numbers: list[int] = []
     installing = False

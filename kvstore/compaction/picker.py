@@ -25,6 +25,7 @@ __all__ = [
     "LEVELS",
     "LEVEL_MULTIPLIER",
     "Plan",
+    "entries_to_read",
     "level_bytes_target",
     "pending_bytes",
     "pick",
@@ -136,6 +137,17 @@ def pick_range(
         if table.tombstones and not _needs_tombstones(version, level, table):
             return Plan(level, level, (table,), (), "manual")
     return None
+
+
+def entries_to_read(version: Version, start: bytes | None, stop: bytes | None) -> int:
+    """How many entries all steps of compacting a range on demand read, estimated. O(tables)."""
+    total = carried = 0
+    for level in range(LEVELS):
+        here = sum(table.entries for table in _in_range(version, start, stop, level))
+        if carried and (here or level == 1):
+            total += carried + here
+        carried += here
+    return total
 
 
 def pending_bytes(version: Version, level_bytes_base: int) -> int:

@@ -90,9 +90,9 @@ class Pressure:
         worker = self._worker
         error = worker.error
         if isinstance(error, DiskFullError):
-            attempts = worker.attempts
+            attempt = worker.begun + 1  # not one under way, which may have met the disk before
             worker.wake()
-            while worker.attempts == attempts and worker.error is not None:
+            while worker.ended < attempt and worker.error is not None:
                 check()
                 time.sleep(_POLL_SECONDS)
             error = worker.error

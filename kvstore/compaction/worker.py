@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from kvstore.compaction.counters import Counters
 from kvstore.compaction.flush import Log, flush
 from kvstore.compaction.job import Progress, compact
-from kvstore.compaction.picker import LEVELS, Plan, pick, pick_range
+from kvstore.compaction.picker import LEVELS, Plan, entries_to_read, pick, pick_range
 from kvstore.compaction.pressure import Pressure
 from kvstore.errors import DiskFullError
 from kvstore.tree import Tree
@@ -53,8 +53,8 @@ class BackgroundWorker:
         self.counters = Counters()
         self.error: BaseException | None = None
         """Why the last attempt failed; None when it did not."""
-        self.attempts = 0
-        """Flushes and compactions that were tried, successfully or not."""
+        self.begun = self.ended = 0
+        """How many times it looked for work, and has done what it found or failed to."""
         self.pressure = Pressure(tree, self)
         self._tree, self._log = tree, log
         self._requests: deque[CompactionRequest] = deque()
@@ -105,7 +105,9 @@ class BackgroundWorker:
         self._thread_id = _thread.get_ident()
         try:
             while not self._stopping:
+                self.begun += 1
                 seconds = self._work()
+                self.ended += 1
                 self.pressure.update()
                 if seconds is not None:
                     self._wake.acquire(timeout=seconds)
@@ -124,15 +126,12 @@ class BackgroundWorker:
         except BaseException as error:
             self._failed(error)
             return -1
-        if did:
-            self.error = None
-            self.attempts += 1
-            return None
-        return -1
+        if did or not self.failed:
+            self.error = None  # also when there is nothing left to do that could fail
+        return None if did else -1
 
     def _failed(self, error: BaseException) -> None:
         self.error = error
-        self.attempts += 1
         while self._requests:
             self._answer(self._requests[0], error)
 
@@ -179,6 +178,9 @@ class BackgroundWorker:
         if self.failed:
             self._answer(request, self.error)
             return False
+        request.progress.entries_total = entries_to_read(
+            self._tree.state.version, request.start, request.stop
+        )
         for plan in self._plans(request):
             if not self._execute(plan, request.progress, lambda: request.cancelled):
                 break

@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -42,29 +41,29 @@ class MemTable:
     applier at a time; those of one call become visible together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first_lsn: int = 1) -> None:
         self._values: dict[bytes, bytes | None] = {}
         self._sorted: SortedList[bytes] = SortedList()
         self._unsorted: list[bytes] = []
-        self._live_count = 0
+        self._deleted_count = 0
         self._undo: dict[bytes, list[tuple[int, Any]]] = {}
         self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
-        self._snapshots: Counter[int] = Counter()
+        self._snapshots: dict[int, int] = {}
         self._lock = threading.Lock()
         self._changing = False
-        self.first_lsn = 0
-        """Of the first change; 0: none yet."""
+        self.first_lsn = first_lsn
+        """No change in it is older."""
         self.last_lsn = 0
         self.covered_lsn = 0
         """When sealed: the log holds nothing up to this LSN that is neither here nor in a table."""
         self.bytes_used = 0
-        """Memory in bytes, nearly; an overwritten value still counts a quarter, for its log entry
-        is kept until the memtable is flushed."""
+        """Memory in bytes, nearly. What was overwritten still counts: its log entry is kept until
+        the memtable is flushed."""
         self.get = self._values.get
         """``get(key, default)``: the value; None when deleted. O(1), no lock."""
 
     def __len__(self) -> int:
-        return self._live_count
+        return len(self._values) - self._deleted_count
 
     @property
     def entry_count(self) -> int:
@@ -85,22 +84,19 @@ class MemTable:
                 self._mend()
             self._changing = True
             values = self._values
-            old = values.get(key, ABSENT)
             if self._snapshots:
-                self._remember(key, old, lsn)
-            size = 0 if value is None else len(value)
-            if old is ABSENT:
+                self._remember(key, values.get(key, ABSENT), lsn)
+            if key not in values:
                 self._unsorted.append(key)
-                self.bytes_used += _ENTRY_BYTES + len(key) + size
-                old = None
-            else:
-                before = 0 if old is None else len(old)
-                self.bytes_used += size - before + ((len(key) + before) >> 2)
+            elif values[key] is None:
+                self._deleted_count -= 1
             values[key] = value
-            self._live_count += (value is not None) - (old is not None)
+            if value is None:
+                self._deleted_count += 1
+                self.bytes_used += _ENTRY_BYTES + len(key)
+            else:
+                self.bytes_used += _ENTRY_BYTES + len(key) + len(value)
             self.last_lsn = lsn
-            if not self.first_lsn:
-                self.first_lsn = lsn
             self._changing = False
             if _VERIFY:
                 self._check()
@@ -112,26 +108,23 @@ class MemTable:
                 self._mend()
             self._changing = True
             values = self._values
-            live = used = 0
+            deleted = used = 0
             for key, value in changes.items():
-                old = values.get(key, ABSENT)
                 if self._snapshots:
-                    self._remember(key, old, lsn)
-                size = 0 if value is None else len(value)
-                if old is ABSENT:
+                    self._remember(key, values.get(key, ABSENT), lsn)
+                if key not in values:
                     self._unsorted.append(key)
-                    used += _ENTRY_BYTES + len(key) + size
-                    old = None
+                elif values[key] is None:
+                    deleted -= 1
+                if value is None:
+                    deleted += 1
+                    used += _ENTRY_BYTES + len(key)
                 else:
-                    before = 0 if old is None else len(old)
-                    used += size - before + ((len(key) + before) >> 2)
-                live += (value is not None) - (old is not None)
+                    used += _ENTRY_BYTES + len(key) + len(value)
             values.update(changes)
-            self._live_count += live
+            self._deleted_count += deleted
             self.bytes_used += used
             self.last_lsn = lsn
-            if not self.first_lsn:
-                self.first_lsn = lsn
             self._changing = False
             if _VERIFY:
                 self._check()
@@ -140,7 +133,7 @@ class MemTable:
         """Keeps what a key was before change ``lsn``, for the snapshots."""
         self._undo.setdefault(key, []).append((lsn, old))
         self._undo_count += 1
-        self.bytes_used += _UNDO_BYTES + (len(old) if type(old) is bytes else 0)
+        self.bytes_used += _UNDO_BYTES
 
     def load(self, data: bytes, operations: list[int]) -> None:
         """Applies operations as kv_decode_batches gives them; ``loaded`` must follow.
@@ -167,7 +160,7 @@ class MemTable:
         self._sorted = SortedList()
         self._unsorted = list(self._values)
         values = [value for value in self._values.values() if value is not None]
-        self._live_count = len(values)
+        self._deleted_count = len(self._values) - len(values)
         self.bytes_used = (
             _ENTRY_BYTES * len(self._values) + sum(map(len, self._values)) + sum(map(len, values))
         )
@@ -177,18 +170,21 @@ class MemTable:
     def open_snapshot(self) -> int:
         """An LSN whose state stays readable until ``close_snapshot``."""
         with self._lock:
-            self._snapshots[self.last_lsn] += 1
-            return self.last_lsn
+            lsn = self.last_lsn
+            self._snapshots[lsn] = self._snapshots.get(lsn, 0) + 1
+            return lsn
 
     def close_snapshot(self, lsn: int) -> None:
         """Gives up one ``open_snapshot`` of ``lsn``."""
         with self._lock:
-            self._snapshots[lsn] -= 1
-            if not self._snapshots[lsn]:
+            if self._snapshots[lsn] > 1:
+                self._snapshots[lsn] -= 1
+            else:
                 del self._snapshots[lsn]
             if not self._snapshots:
-                self._undo.clear()
-                self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
+                if self._undo:
+                    self._undo.clear()
+                    self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
             elif self._undo_count > self._undo_limit:
                 self._forget()
 
@@ -260,7 +256,7 @@ class MemTable:
         """Audits the invariants; called under the lock, or alone."""
         assert len(self._sorted) + len(self._unsorted) == len(self._values)
         assert set(self._sorted).union(self._unsorted) == self._values.keys()
-        assert self._live_count == sum(v is not None for v in self._values.values())
+        assert self._deleted_count == sum(v is None for v in self._values.values())
         assert not self._undo or self._snapshots
         assert self._undo_count == sum(map(len, self._undo.values()))
         for records in self._undo.values():

@@ -113,9 +113,11 @@ void kv_view_free(kv_view *view);
  * after_slot (-1: all of them). */
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                   int64_t after_slot, kv_found *out);
-/* The same in one number: slot << 48 | offset << 16 | length, when offset < 2**32 and length <
- * 65535; KV_ABSENT or KV_DELETED; any other negative number: ask kv_view_find, which counts it. */
-int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash);
+/* The same for the most frequent case: copies the value to out and returns its length. KV_ABSENT or
+ * KV_DELETED; any other negative number (the value does not fit, a block is compressed, damage):
+ * ask kv_view_find, which counts it. */
+int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out,
+                    size_t out_size);
 /* 0 when no table of the view holds an entry of that key, else 1. No data block is read. */
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash);
 

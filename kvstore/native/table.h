@@ -251,6 +251,13 @@ static inline block table_block(const kv_table *table, uint32_t index) {
     return block_open(table->map + offset, (size_t)(end - offset));
 }
 
+/* Has the line of the filter fetched that table_filter_has will want. */
+static inline void table_prefetch_filter(const kv_table *table, uint32_t hash) {
+    if (atomic_load_explicit(&table->filter_ready, memory_order_acquire)) {
+        __builtin_prefetch(table->filter + FILTER_LINE * filter_line(hash, table->filter_lines));
+    }
+}
+
 /* 0 when the filter, which is ready, lacks the hash. */
 static inline bool table_filter_has(const kv_table *table, uint32_t hash) {
     const uint8_t *line = table->filter + FILTER_LINE * filter_line(hash, table->filter_lines);

@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 
 from kvstore import paths
-from kvstore.errors import CorruptionError, FormatError, storage_error
+from kvstore.errors import CorruptionError, DiskFullError, FormatError, storage_error
 from kvstore.fs import FileSystem, Lock
 from kvstore.manifest import ManifestLog, TableMeta, Version, VersionEdit, orphans
 from kvstore.memtable import MemTable
@@ -72,12 +72,13 @@ def open_store(fs: FileSystem, directory: str, options: Options) -> Recovered:
         manifest = None
         if options.recovery != "salvage":
             saved = _publish(fs, directory, state)
-            if found.has_manifest:
-                manifest = ManifestLog.open(fs, directory)
+            if found.manifest_name is not None:
+                manifest = _open_manifest(fs, directory, needed=end.edit != VersionEdit())
+            if manifest is not None:
                 undo.callback(manifest.close)
                 if end.edit != VersionEdit():
                     version = manifest.append(end.edit)
-            _clean_up(fs, directory, version, manifest)
+            _clean_up(fs, directory, version, found.manifest_name, settled=manifest is not None)
         log_id = state.log_id or version.log_id or os.urandom(16)
         tree = Tree(
             fs,
@@ -106,7 +107,7 @@ def open_store(fs: FileSystem, directory: str, options: Options) -> Recovered:
 class _Found:
     """What the files say: steps 2 to 4."""
 
-    has_manifest: bool
+    manifest_name: str | None
     version: Version
     tables: dict[int, Table]
     memtable: MemTable
@@ -120,12 +121,13 @@ def _read(fs: FileSystem, directory: str, options: Options) -> _Found:
         _settle(fs, directory, there)
     damage: list[Damage] = []
     named = _read_manifest(fs, directory, mode, damage)
-    version, tables = _open_tables(fs, directory, named or Version.EMPTY, mode, damage)
+    said, manifest_name = named if named else (Version.EMPTY, None)
+    version, tables = _open_tables(fs, directory, said, mode, damage)
     segments = [segment for segment in there if segment.number >= version.log_number]
     memtable = MemTable()
     log = read_log(fs, segments, mode, memtable, version)
     log.damage[:0] = damage
-    return _Found(named is not None, version, tables, memtable, log)
+    return _Found(manifest_name, version, tables, memtable, log)
 
 
 def _prepare_directory(fs: FileSystem, directory: str, options: Options) -> None:
@@ -154,16 +156,27 @@ def _settle(fs: FileSystem, directory: str, segments: list[Segment]) -> None:
 
 def _read_manifest(
     fs: FileSystem, directory: str, mode: str, damage: list[Damage]
-) -> Version | None:
-    """The tables there are; None before there ever was one, or when salvage cannot know."""
+) -> tuple[Version, str] | None:
+    """The tables there are, and the name of what says so; None before there ever was one, or when
+    salvage cannot know."""
     try:
-        found = ManifestLog.read(fs, directory, mode)
+        return ManifestLog.read(fs, directory, mode)
     except CorruptionError as error:
         if mode != "salvage":
             raise
         damage.append(Damage(error.path, error.offset, error.offset, 0, None, error.reason))
         return None
-    return found[0] if found else None
+
+
+def _open_manifest(fs: FileSystem, directory: str, *, needed: bool) -> ManifestLog | None:
+    """Ready for the next edit; None on a full disk, unless it is ``needed`` at once: what is there
+    can be read, and the tree tries again."""
+    try:
+        return ManifestLog.open(fs, directory)
+    except DiskFullError:
+        if needed:
+            raise
+        return None
 
 
 def _open_tables(
@@ -243,16 +256,19 @@ def _unused_name(fs: FileSystem, directory: str, segment_name: str) -> str:
 
 
 def _clean_up(
-    fs: FileSystem, directory: str, version: Version, manifest: ManifestLog | None
+    fs: FileSystem, directory: str, version: Version, manifest_name: str | None, *, settled: bool
 ) -> None:
+    """``settled``: CURRENT is durable, so an older manifest cannot come to count again."""
     names = [name for name in (paths.SPARE, paths.RECYCLED) if name in fs.list(directory)]
     names += [
         os.path.basename(segment.path)
         for segment in list_segments(fs, directory)
         if segment.number < version.log_number
     ]
-    names += orphans(fs, directory, version, manifest.name if manifest else None)
-    for name in names:
+    leftovers = orphans(fs, directory, version, manifest_name)
+    if manifest_name is not None and not settled:
+        leftovers = [name for name in leftovers if paths.parse_manifest(name) is None]
+    for name in names + leftovers:
         fs.unlink(os.path.join(directory, name))
 
 

@@ -6,7 +6,6 @@ Tables stand in runs, newest first: what a newer run says of a key hides what ol
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from io import BytesIO
@@ -24,10 +23,13 @@ from kvstore.sstable.reader import Table
 __all__ = ["Cursor", "Merge", "View"]
 
 _FOUND, _DELETED, _DAMAGED = lib.KV_FOUND, lib.KV_DELETED, lib.KV_DAMAGED
+_NULL = ffi.NULL
+_merge_new, _merge_read, _merge_free = lib.kv_merge_new, lib.kv_merge_read, lib.kv_merge_free
 _NEED_BLOCK, _NEED_ROOM = lib.KV_NEED_BLOCK, lib.KV_NEED_ROOM
 _MORE, _END = lib.KV_MORE, lib.KV_END
 _HASH_MASK = 0xFFFFFFFF
 
+_VALUE_BYTES = 64 << 10
 _OUTPUT_BYTES = 256 << 10
 _ENTRIES_MAX = 4096
 _COUNT_STEP = 65536
@@ -71,7 +73,7 @@ class View:
         self.c = ffi.gc(c, partial(_free, lib.kv_view_free, owned))
         # Neither refers to the view itself: a cycle would keep its files open until a collection.
         find = partial(_find, self.c, tables, cache)
-        self.get = _make_getter(self.c, [table.map for table in tables], find) if tables else _none
+        self.get = _make_getter(self.c, find) if tables else _none
 
     def may_contain(self, key: bytes) -> bool:
         """False when surely no table has an entry of ``key``. Reads no data block."""
@@ -82,7 +84,7 @@ class View:
         self, start: bytes | None = None, stop: bytes | None = None, reverse: bool = False
     ) -> Cursor:
         """The entries with start <= key < stop (None: no bound), in order or backwards."""
-        return Cursor(Merge(self, start, stop, reverse))
+        return Cursor(self, start, stop, reverse)
 
 
 def _free(release: Callable[[Any], None], _owned: object, c: Any) -> None:
@@ -94,23 +96,36 @@ def _none(_key: bytes) -> bytes | None:
     return None
 
 
-def _make_getter(
-    c: Any, maps: list[Any], find: Callable[[bytes], bytes | None]
-) -> Callable[[bytes], bytes | None]:
+# Where the kernel copies values to: the memory, and what Python slices it by. As many as there are
+# threads in the kernel at the same time.
+_value_buffers: list[tuple[Any, Any]] = []
+
+
+def _make_getter(c: Any, find: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
     # Everything that the hot path needs is a local of this closure: no attribute is looked up.
-    view_get = lib.kv_view_get
-    digest = xxh3_64_intdigest
+    view_get, digest = lib.kv_view_get, xxh3_64_intdigest
+    take, give_back, room = _value_buffers.pop, _value_buffers.append, _VALUE_BYTES
 
     def get(key: bytes) -> bytes | None:
-        packed = view_get(c, key, len(key), digest(key))
-        if packed >= 0:
-            start = packed >> 16 & 0xFFFFFFFF
-            return maps[packed >> 48][start : start + (packed & 0xFFFF)]  # type: ignore[no-any-return]
-        if packed >= _DELETED:
-            return None
-        return find(key)
+        try:
+            pair = take()
+        except IndexError:
+            pair = _new_value_buffer()
+        out, memory = pair
+        length = view_get(c, key, len(key), digest(key), out, room)
+        if length >= 0:
+            value: bytes = memory[:length]
+            give_back(pair)
+            return value
+        give_back(pair)
+        return None if length >= _DELETED else find(key)
 
     return get
+
+
+def _new_value_buffer() -> tuple[Any, Any]:
+    out = ffi.new("char[]", _VALUE_BYTES)
+    return out, ffi.buffer(out)
 
 
 def _find(c: Any, tables: tuple[Table, ...], cache: BlockCache, key: bytes) -> bytes | None:
@@ -157,18 +172,18 @@ class Merge:
     ) -> None:
         self.view = view
         self._fed: dict[int, bytes] = {}
-        c = lib.kv_merge_new(
+        c = _merge_new(
             view.c,
-            ffi.NULL if lower is None else lower,
+            _NULL if lower is None else lower,
             0 if lower is None else len(lower),
-            ffi.NULL if upper is None else upper,
+            _NULL if upper is None else upper,
             0 if upper is None else len(upper),
             reverse,
         )
         if not c:
             raise MemoryError
         owned = (view.c, lower, upper, self._fed)
-        self.c = ffi.gc(c, partial(_free, lib.kv_merge_free, owned))
+        self.c = ffi.gc(c, partial(_free, _merge_free, owned))
 
     def resolve(self, status: int, chunk: Any) -> None:
         """Answers KV_NEED_BLOCK, so that the kernel can go on; raises what else stopped it."""
@@ -212,29 +227,13 @@ _outputs: list[_Output] = []
 _structs: dict[tuple[int, int], Struct] = {}
 
 
-def _take_output() -> _Output:
-    try:
-        return _outputs.pop()
-    except IndexError:
-        return _Output(_OUTPUT_BYTES)
-
-
-def _give_back(output: _Output) -> None:
-    if output.size == _OUTPUT_BYTES and len(_outputs) < _POOL_MAX:
-        _outputs.append(output)
-
-
-class Cursor:
-    """Reads the live entries of a merge piece by piece. Thread-safe: each entry comes once.
+class Cursor(Merge):
+    """Reads the live entries of a merge piece by piece. Not thread-safe.
 
     It shows the tables as they are, for good, and keeps them open until it is dropped.
     """
 
-    __slots__ = ("_lock", "_merge")
-
-    def __init__(self, merge: Merge) -> None:
-        self._merge = merge
-        self._lock = threading.Lock()
+    __slots__ = ()
 
     def read(self, entries_max: int) -> list[tuple[bytes, bytes]]:
         """The next entries, at least one and at most ``entries_max``; none at the end.
@@ -242,67 +241,69 @@ class Cursor:
         Raises CorruptionError or StorageIOError when it comes to damage, and again if it is called
         again: it never goes on over it. O(log runs) an entry.
         """
-        assert entries_max > 0
         entries_max = min(entries_max, _ENTRIES_MAX)
-        output = _take_output()
         try:
-            with self._lock:
-                return self._read(entries_max, output)
-        finally:
-            _give_back(output)
+            output = _outputs.pop()
+        except IndexError:
+            output = _Output(_OUTPUT_BYTES)
+        chunk = output.chunk
+        status = _merge_read(self.c, output.bytes, output.size, output.lengths, entries_max, chunk)
+        count = chunk.count
+        entries = _entries(output, count) if count else []
+        if count < entries_max and status != _END:
+            self._read_on(entries, status, entries_max, output)
+        if len(_outputs) < _POOL_MAX:
+            _outputs.append(output)
+        return entries
 
-    def _read(self, entries_max: int, output: _Output) -> list[tuple[bytes, bytes]]:
-        merge = self._merge
-        entries: list[tuple[bytes, bytes]] = []
-        while True:
+    def _read_on(
+        self, entries: list[tuple[bytes, bytes]], status: int, entries_max: int, output: _Output
+    ) -> None:
+        """Deals with what stopped the kernel, until there are entries, or the end."""
+        while status != _END:
             chunk = output.chunk
-            status = lib.kv_merge_read(
-                merge.c, output.bytes, output.size, output.lengths, entries_max, chunk
-            )
-            if chunk.count:
-                entries += _entries(output, chunk)
-                entries_max -= chunk.count
-            if status == _NEED_BLOCK and entries_max:
+            if status == _NEED_BLOCK and len(entries) < entries_max:
                 try:
-                    merge.resolve(status, chunk)
+                    self.resolve(status, chunk)
                 except KVStoreError:
                     # Met again by the next call: what comes before the damage is whole.
                     if not entries:
                         raise
-                    return entries
-            elif entries or status == _END:
-                return entries
+                    return
+            elif entries:
+                return
             elif status == _NEED_ROOM:
                 output = _Output(chunk.need)
+                chunk = output.chunk
             elif status != _MORE:
-                merge.resolve(status, chunk)
+                self.resolve(status, chunk)
+            left = entries_max - len(entries)
+            status = _merge_read(self.c, output.bytes, output.size, output.lengths, left, chunk)
+            if chunk.count:
+                entries += _entries(output, chunk.count)
 
     def count(self) -> int:
         """How many entries are left; reads them all. About 20 ns an entry, without the GIL."""
-        merge = self._merge
         chunk = ffi.new("kv_chunk *")
         count = ffi.new("uint64_t *")
-        with self._lock:
-            total: int = 0
-            while True:
-                count[0] = 0
-                status = lib.kv_merge_count(merge.c, _COUNT_STEP, count, chunk)
-                total += count[0]
-                if status == _END:
-                    return total
-                if status != _MORE:
-                    merge.resolve(status, chunk)
+        while True:
+            status = lib.kv_merge_count(self.c, _COUNT_STEP, count, chunk)
+            if status == _END:
+                total: int = count[0]
+                return total
+            if status != _MORE:
+                self.resolve(status, chunk)
 
 
-def _entries(output: _Output, chunk: Any) -> list[tuple[bytes, bytes]]:
-    used, count = output.memory[: chunk.bytes], chunk.count
-    sizes = chunk.key_length, chunk.value_length
-    if count >= _ALIKE_MIN and -1 not in sizes:
+def _entries(output: _Output, count: int) -> list[tuple[bytes, bytes]]:
+    chunk = output.chunk
+    key_length, value_length = chunk.key_length, chunk.value_length
+    if key_length >= 0 <= value_length and count >= _ALIKE_MIN:
         # Many stores have keys and values of one length each: 25 ns an entry instead of 65.
-        layout = _structs.get(sizes) or _make_struct(*sizes)
-        return list(layout.iter_unpack(used))
+        layout = _structs.get((key_length, value_length)) or _make_struct(key_length, value_length)
+        return list(layout.iter_unpack(output.memory[: count * layout.size]))
     # Of all ways to cut bytes by a list of lengths this is the fastest: the loop is in C.
-    pieces = map(BytesIO(used).read, ffi.unpack(output.lengths, 2 * count))
+    pieces = map(BytesIO(output.memory[: chunk.bytes]).read, ffi.unpack(output.lengths, 2 * count))
     return list(zip(pieces, pieces, strict=True))
 
 

@@ -28,19 +28,16 @@ class BackgroundFlusher:
     def __init__(self, log: PortableWalWriter, interval_ms: float) -> None:
         self._log = log
         self._tick_seconds = max(interval_ms / 2000, _TICK_SECONDS_MIN)
-        self._awake = False
+        self.awake = False
+        """Whether it looks after the log by itself; else a writer has to ``rouse`` it."""
         self._stopping = False
         self._wake = threading.Lock()  # held: nothing has happened
         self._wake.acquire()
         self._running = threading.Lock()  # held by the thread
         self._thread_id = 0
 
-    def wrote(self) -> None:
-        """After a write. Cheap, thread-safe."""
-        if not self._awake:
-            self._rouse()
-
-    def _rouse(self) -> None:
+    def rouse(self) -> None:
+        """After a write that found it not ``awake``. Thread-safe."""
         if not self._running.locked() and not self._stopping:
             # Two that come at once begin two threads; one ends at once. While the interpreter ends
             # none can begin, and close() flushes.
@@ -73,14 +70,14 @@ class BackgroundFlusher:
 
     def _keep_flushing(self) -> None:
         log = self._log
-        self._awake = True
+        self.awake = True
         last, idle_seconds, patience = 0, 0.0, self._tick_seconds
         while True:
             self._wake.acquire(timeout=patience)
             if self._stopping:
                 return
             if patience < 0:  # roused from idleness
-                self._awake = True
+                self.awake = True
                 last, idle_seconds, patience = 0, 0.0, self._tick_seconds
                 continue
             before, last = last, log.last_lsn
@@ -88,9 +85,9 @@ class BackgroundFlusher:
                 log.sync()
             idle_seconds = idle_seconds + self._tick_seconds if last == before else 0.0
             if idle_seconds >= _IDLE_SECONDS and log.durable_lsn >= last:
-                self._awake = False
+                self.awake = False
                 if log.last_lsn == last:
                     log.mark()
                     patience = -1  # until somebody writes
                 else:  # somebody wrote and saw us awake
-                    self._awake = True
+                    self.awake = True

@@ -101,12 +101,12 @@ class NativeView:
             after = found.slot
 
     def get(self, key: bytes) -> bytes | None:
-        """As find does, by the packed number where it tells."""
-        packed = lib.kv_view_get(self.handle, key, len(key), hash32(key))
-        if packed >= 0:
-            offset, length = packed >> 16 & 0xFFFFFFFF, packed & 0xFFFF
-            return self.tables[packed >> 48].data[offset : offset + length]
-        return None if packed in (lib.KV_ABSENT, lib.KV_DELETED) else self.find(key)
+        """As find does, by the copy where there is one."""
+        out = ffi.new("char[]", 1000)
+        length = lib.kv_view_get(self.handle, key, len(key), hash32(key), out, len(out))
+        if length >= 0:
+            return bytes(ffi.buffer(out, length))
+        return None if length in (lib.KV_ABSENT, lib.KV_DELETED) else self.find(key)
 
     def may_contain(self, key: bytes) -> bool:
         return bool(lib.kv_view_may_contain(self.handle, key, len(key), hash32(key)))

@@ -77,15 +77,15 @@ def test_a_lookup_may_begin_behind_a_table() -> None:
     ]
 
 
-@pytest.mark.parametrize(("length", "packs"), [(0, True), (65534, True), (65535, False)])
-def test_a_value_that_does_not_fit_the_number_is_found_the_other_way(
-    length: int, packs: bool
-) -> None:
+@pytest.mark.parametrize(("length", "fits"), [(0, True), (999, True), (1000, True), (1001, False)])
+def test_a_value_that_does_not_fit_is_found_the_other_way(length: int, *, fits: bool) -> None:
     view = NativeView([[NativeTable(encode([(b"a", b""), (b"b", b"x" * length)]))]])
-    packed = lib.kv_view_get(view.handle, b"b", 1, hash32(b"b"))
-    assert (packed >= 0) == packs
+    out = ffi.new("char[]", 1001)
+    got = lib.kv_view_get(view.handle, b"b", 1, hash32(b"b"), out, 1000)
+    assert got == (length if fits else lib.KV_NEED_ROOM)
+    assert bytes(ffi.buffer(out)) == (b"x" * length if fits else b"").ljust(1001, b"\0")
     assert view.get(b"b") == b"x" * length
-    assert view.stats.gets == 1 + packs, "a lookup is counted once, by the call that answers"
+    assert view.stats.gets == 1 + fits, "a lookup is counted once, by the call that answers"
 
 
 def test_counters_tell_what_lookups_cost() -> None:
