@@ -77,8 +77,8 @@ class MemTable:
 
     # ---- writing ----
 
-    def apply_one(self, key: bytes, value: bytes | None, lsn: int) -> None:
-        """Applies one change. O(1)."""
+    def apply_one(self, key: bytes, value: bytes | None, lsn: int) -> int:
+        """Applies one change; returns ``lsn``. O(1)."""
         with self._lock:
             if self._changing:
                 self._mend()
@@ -100,6 +100,7 @@ class MemTable:
             self._changing = False
             if _VERIFY:
                 self._check()
+        return lsn
 
     def apply(self, changes: dict[bytes, bytes | None], lsn: int) -> None:
         """Applies a batch; a reader sees all of it or nothing. O(changes)."""

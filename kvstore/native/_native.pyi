@@ -123,6 +123,16 @@ class Lib:
     def kv_log_append_relaxed(
         self, log: CData, data: bytes, length: int, kind: int, ticket: int, applied_lsn: int
     ) -> int: ...
+    def kv_log_put_relaxed(
+        self,
+        log: CData,
+        key: bytes,
+        key_length: int,
+        value: bytes,
+        value_length: int,
+        ticket: int,
+        applied_lsn: int,
+    ) -> int: ...
     def kv_log_mark(self, log: CData) -> int: ...
     def kv_log_flush(self, log: CData) -> int: ...
     def kv_log_commit(self, log: CData, lsn: int) -> int: ...

@@ -1,7 +1,9 @@
-/* Decoding write batches; the specification is the docstring of kvstore/batch.py. */
+/* Write batches; the specification is the docstring of kvstore/batch.py. */
 #include "frame.h"
 
-enum { OP_HEADER = 8, KEY_MAX = 65536 };
+#include <errno.h>
+
+enum { OP_HEADER = 8, KEY_MAX = 65536, SMALL_BATCH = 4096 };
 
 /* One batch; returns its operations, -1 when malformed, -2 when they do not fit. */
 static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *ops,
@@ -31,6 +33,21 @@ static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *o
         count++;
     }
     return (int64_t)count;
+}
+
+int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, const char *value,
+                           size_t value_length, uint64_t ticket, uint64_t applied_lsn) {
+    uint8_t batch[SMALL_BATCH];
+    if (key_length > SMALL_BATCH - OP_HEADER ||
+        value_length > SMALL_BATCH - OP_HEADER - key_length) {
+        return -EMSGSIZE;
+    }
+    store_u32(batch, KV_PUT | (uint32_t)key_length << 8);
+    store_u32(batch + 4, (uint32_t)value_length);
+    memcpy(batch + OP_HEADER, key, key_length);
+    memcpy(batch + OP_HEADER + key_length, value, value_length);
+    return kv_log_append_relaxed(log, (const char *)batch, OP_HEADER + key_length + value_length,
+                                 KV_CHECKED, ticket, applied_lsn);
 }
 
 int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_row, size_t row_count,

@@ -154,6 +154,9 @@ int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int k
  * the caller has applied, as if told to kv_log_taken. */
 int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int kind,
                               uint64_t ticket, uint64_t applied_lsn);
+/* The same for a batch that is one small put; -EMSGSIZE when it is not small. */
+int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, const char *value,
+                           size_t value_length, uint64_t ticket, uint64_t applied_lsn);
 /* Queues a MARK when something durable has no later witness; returns 1 if it did, else 0. */
 int kv_log_mark(kv_log *log);
 

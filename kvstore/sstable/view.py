@@ -49,7 +49,7 @@ class View:
     O(runs * log n), and no more than one data block is read for each run.
     """
 
-    __slots__ = ("c", "cache", "get", "run_of", "tables")
+    __slots__ = ("_stats", "c", "cache", "get", "run_of", "tables")
 
     get: Callable[[bytes], bytes | None]
 
@@ -69,8 +69,10 @@ class View:
         c = lib.kv_view_new(pointers, ends, len(filled), ffi.NULL if stats is None else stats)
         if not c:
             raise MemoryError
-        owned = (tables, pointers, ends, stats)
-        self.c = ffi.gc(c, partial(_free, lib.kv_view_free, owned))
+        # Freed by C alone: Ctrl-C can stop a destructor in Python. The view needs its tables only
+        # while it is used, and whoever has ``c`` has them too.
+        self.c = ffi.gc(c, lib.kv_view_free)
+        self._stats = stats
         # Neither refers to the view itself: a cycle would keep its files open until a collection.
         find = partial(_find, self.c, tables, cache)
         self.get = _make_getter(self.c, find) if tables else _none
@@ -85,11 +87,6 @@ class View:
     ) -> Cursor:
         """The entries with start <= key < stop (None: no bound), in order or backwards."""
         return Cursor(self, start, stop, reverse)
-
-
-def _free(release: Callable[[Any], None], _owned: object, c: Any) -> None:
-    # What ``c`` points into is referred to by its destructor, so it is there until now.
-    release(c)
 
 
 def _none(_key: bytes) -> bytes | None:
@@ -182,8 +179,7 @@ class Merge:
         )
         if not c:
             raise MemoryError
-        owned = (view.c, lower, upper, self._fed)
-        self.c = ffi.gc(c, partial(_free, _merge_free, owned))
+        self.c = ffi.gc(c, _merge_free)
 
     def resolve(self, status: int, chunk: Any) -> None:
         """Answers KV_NEED_BLOCK, so that the kernel can go on; raises what else stopped it."""

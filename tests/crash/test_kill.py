@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 import kvstore
+from kvstore import paths
+from kvstore.fs import PosixFileSystem
+from kvstore.manifest import ManifestLog
 from tests.support.kill import THREADS, Killer, Round, states
 from tests.support.stores import NEVER, SMALLEST_BUFFER, SMALLEST_SEGMENT, contents, each_backend
 
@@ -28,6 +32,18 @@ OPTIONS: list[dict[str, object]] = [
     {"wal_segment_bytes": SMALLEST_SEGMENT, "wal_buffer_bytes": SMALLEST_BUFFER},
     {"wal_segment_bytes": 256 << 10, "flush_interval_ms": 1},
     {"wal_segment_bytes": 256 << 10, "wal_direct_io": True},
+]
+SMALL_TABLES: dict[str, object] = {
+    "wal_segment_bytes": SMALLEST_SEGMENT,
+    "memtable_bytes_max": 64 << 10,
+    "table_bytes_max": 64 << 10,
+    "level_bytes_base": 64 << 10,
+    "block_bytes": 256,
+}
+TABLE_OPTIONS: list[dict[str, object]] = [
+    {},
+    {"compression": "zstd"},
+    {"wal_segment_bytes": 1 << 20},
 ]
 
 
@@ -61,6 +77,46 @@ def kept_operations(work: Round, thread: int, acknowledged: int, found: dict[byt
     return matches[0]
 
 
+def live_and_die(
+    tmp_path: Path,
+    killer: Killer,
+    chance: random.Random,
+    *,
+    rounds: int,
+    seconds_max: float,
+    choices: list[dict[str, object]],
+    look: Callable[[Path], None],
+) -> int:
+    """Rounds of writing, being killed and recovering; how many durable operations there were.
+
+    ``look`` is called with the path of each store that was recovered, closed.
+    """
+    total = 0
+    before: dict[bytes, bytes] = {}
+    for number in range(rounds):
+        store, life = divmod(number, ROUNDS_PER_STORE)
+        path = tmp_path / str(store)
+        if life == 0:
+            before = {}
+        options = chance.choice(choices)
+        work = Round(str(path), f"round{number}", SEED, options=options)
+        acknowledged, killed = killer.run(work, chance.uniform(0, seconds_max))
+        assert killed
+        if not path.exists():
+            continue  # killed before it made anything
+        found = contents(path, **options)
+        for thread in range(THREADS):
+            kept_operations(work, thread, acknowledged[thread], found)
+        mine = f"round{number}/".encode()
+        assert {k: v for k, v in found.items() if not k.startswith(mine)} == before
+        before = found
+        total += sum(acknowledged)
+        look(path)
+    print(f"{total} durable operations acknowledged in {rounds} rounds")
+    assert total or rounds < 5
+    return total
+
+
 @pytest.mark.slow
 @each_backend
 def test_what_was_acknowledged_before_a_kill_is_there(
@@ -68,28 +124,53 @@ def test_what_was_acknowledged_before_a_kill_is_there(
 ) -> None:
     print(f"KVSTORE_KILL_SEED={SEED}")
     chance = random.Random(f"{SEED} {backend}")
-    total = 0
-    before: dict[bytes, bytes] = {}
-    for number in range(ROUNDS):
-        store, life = divmod(number, ROUNDS_PER_STORE)
-        path = tmp_path / str(store)
-        if life == 0:
-            before = {}
-        options = {**chance.choice(OPTIONS), "wal_backend": backend}
-        work = Round(str(path), f"round{number}", SEED, options=options)
-        acknowledged, killed = killer.run(work, chance.uniform(0, 0.12))
-        assert killed
-        if not path.exists():
-            continue  # killed before it made anything
-        found = contents(path, wal_backend=backend)
-        for thread in range(THREADS):
-            kept_operations(work, thread, acknowledged[thread], found)
-        mine = f"round{number}/".encode()
-        assert {k: v for k, v in found.items() if not k.startswith(mine)} == before
-        before = found
-        total += sum(acknowledged)
-    print(f"{total} durable operations acknowledged in {ROUNDS} rounds")
-    assert total or ROUNDS < 5
+    choices = [{**options, "wal_backend": backend} for options in OPTIONS]
+    live_and_die(
+        tmp_path,
+        killer,
+        chance,
+        rounds=ROUNDS,
+        seconds_max=0.12,
+        choices=choices,
+        look=lambda path: None,
+    )
+
+
+@pytest.mark.slow
+@each_backend
+def test_a_kill_in_flush_and_compaction_loses_nothing_and_leaves_nothing(
+    tmp_path: Path, backend: str, killer: Killer
+) -> None:
+    print(f"KVSTORE_KILL_SEED={SEED}")
+    chance = random.Random(f"{SEED} {backend} tables")
+    choices = [{**SMALL_TABLES, **options, "wal_backend": backend} for options in TABLE_OPTIONS]
+    levels: Counter[int] = Counter()
+
+    def look(path: Path) -> None:
+        with kvstore.open(path, **SMALL_TABLES) as db:
+            report = db.verify()
+            assert report.ok, report
+        found = ManifestLog.read(PosixFileSystem(), str(path))
+        wanted = {paths.LOCK}
+        if found is not None:
+            version, manifest = found
+            wanted |= {paths.CURRENT, manifest}
+            wanted |= {paths.format_table(table.number) for table in version.tables()}
+            levels.update(level for level, tables in enumerate(version.levels) if tables)
+        names = {one.name for one in path.iterdir() if one.suffix not in (".wal", ".torn")}
+        assert names <= wanted
+
+    live_and_die(
+        tmp_path,
+        killer,
+        chance,
+        rounds=max(5, ROUNDS // 3),
+        seconds_max=0.3,
+        choices=choices,
+        look=look,
+    )
+    print(f"tables in levels: {dict(levels)}")
+    assert levels[0] or levels[1]
 
 
 @pytest.mark.slow

@@ -255,26 +255,6 @@ def test_threads_read_a_view_that_nobody_read_before(
     assert not wrong
 
 
-def test_threads_that_share_a_cursor_get_each_entry_once(tmp_path: Path) -> None:
-    run: Run = {b"%05d" % n: b"value" * (n % 3) for n in range(8000)}
-    cursor = make_view(tmp_path, [[run]], kinds=KINDS["mixed"]).cursor()
-    got: list[list[tuple[bytes, bytes]]] = [[] for _ in range(4)]
-
-    def work(mine: list[tuple[bytes, bytes]]) -> None:
-        mine += read_all(cursor, 10)
-
-    threads = [threading.Thread(target=work, args=(mine,)) for mine in got]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(entry for mine in got for entry in mine) == sorted(run.items())
-    assert all(mine == sorted(mine) for mine in got)
-
-
-# ---- damage ----
-
-
 def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     """What a call returns, or the CorruptionError that it raises."""
     try:

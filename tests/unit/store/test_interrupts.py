@@ -33,6 +33,16 @@ from tests.support.stores import (
 POINTS_MAX = 3000
 
 
+def in_destructor(frame: FrameType | None) -> bool:
+    """Whether Python would swallow what is raised here, with a warning: in a destructor or a weak
+    reference's callback."""
+    while frame is not None and frame.f_code.co_filename != __file__:
+        if frame.f_code.co_name in ("__del__", "_remove", "_release"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 class Interrupter:
     """Raises KeyboardInterrupt at the n-th point of a call, on this thread."""
 
@@ -45,6 +55,8 @@ class Interrupter:
             return
         if not frame.f_globals.get("__name__", "").startswith("kvstore."):
             return  # the standard library's locks do not survive an interrupt everywhere
+        if in_destructor(frame):
+            return
         if self.left == 0:
             self.raised = True
             sys.setprofile(None)
@@ -197,18 +209,12 @@ class SignalledError(BaseException):
 
 
 def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
-    """Whether ``call`` was interrupted by a signal so many seconds from now.
-
-    Python swallows what is raised in a destructor, a weak reference's callback or a callback
-    of the garbage collector, and warns about it: those are let finish first.
-    """
+    """Whether ``call`` was interrupted by a signal so many seconds from now."""
 
     def interrupt(_signal: int, frame: FrameType | None) -> None:
-        while frame is not None and frame.f_code.co_filename != __file__:
-            if frame.f_code.co_name in ("__del__", "_remove"):
-                signal.setitimer(signal.ITIMER_REAL, 1e-5)
-                return
-            frame = frame.f_back
+        if in_destructor(frame):
+            signal.setitimer(signal.ITIMER_REAL, 1e-5)
+            return
         raise SignalledError
 
     before = signal.signal(signal.SIGALRM, interrupt)
