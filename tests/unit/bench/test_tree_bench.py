@@ -27,6 +27,8 @@ from bench.tree_plan import QUICK, Dataset
 from bench.tree_queue import Queue, judge_queue
 from bench.tree_readers import check_sample
 
+pytestmark = pytest.mark.slow  # a tool for the main interpreter
+
 TINY = dataclasses.replace(
     QUICK,
     datasets=(Dataset(500, 100),),

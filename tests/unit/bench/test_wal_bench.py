@@ -17,6 +17,8 @@ from bench.wal_plan import Axes, Case, Effort
 from kvstore.wal import PortableWalWriter, is_io_uring_available
 from kvstore.wal.config import IoUringConfig
 
+pytestmark = pytest.mark.slow  # a tool for the main interpreter
+
 
 @pytest.fixture(autouse=True)
 def _needs_a_compiler() -> None:

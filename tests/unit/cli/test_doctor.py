@@ -41,6 +41,7 @@ def page(diagnosis: Diagnosis, width: int = 80) -> str:
     return output.getvalue()
 
 
+@pytest.mark.slow
 def test_it_names_the_backend_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "kvstore", "doctor"],
@@ -189,6 +190,7 @@ def test_it_warns_of_memory_where_there_is_some(
     assert "tmpfs is memory" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_name_beyond_the_terminals_encoding_is_escaped(tmp_path: Path) -> None:
     place = tmp_path / "m\u00fcll"
     place.mkdir()

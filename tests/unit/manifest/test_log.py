@@ -231,6 +231,7 @@ def layout(path: Path) -> tuple[list[Entry], set[int]]:
     return entries, padding
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
 def test_a_flipped_byte_of_a_manifest_is_reported(
     store: Path, tmp_path: Path, closed: bool
@@ -401,6 +402,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_crash_at_any_step_leaves_the_version_before_or_after(tmp_path: Path, name: str) -> None:
     counted = FaultFileSystem(fault=FAULTS[name])

@@ -122,6 +122,7 @@ def test_keys_that_are_equal_in_all_that_is_compared_first(reverse: bool) -> Non
         assert list(NativeMerge(view, reverse=reverse).entries()) == live(runs, reverse=reverse)
 
 
+@pytest.mark.slow
 def test_a_call_looks_at_a_bounded_number_of_entries() -> None:
     deleted: list[Entry] = [(b"%05d" % i, None) for i in range(9000)]
     older: list[Entry] = [(b"%05d" % i, b"old") for i in range(9001)]

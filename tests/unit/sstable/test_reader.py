@@ -270,6 +270,7 @@ def test_a_table_of_one_large_entry_is_verified(tmp_path: Path) -> None:
     assert list(table.verify()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kinds", [KINDS["plain"], KINDS["mixed"]], ids=["plain", "mixed"])
 def test_verifying_finds_a_flip_of_every_byte(tmp_path: Path, kinds: tuple[int, ...]) -> None:
     path = write_table(tmp_path / "table.sst", SMALL, block_bytes=100, kinds=kinds)

@@ -137,6 +137,7 @@ def test_a_deleted_key_hides_what_is_older(tmp_path: Path) -> None:
         assert read_all(view.cursor()) == [(b"b", b"new"), (b"c", b"old")]
 
 
+@pytest.mark.slow
 def test_many_tombstones_are_passed_over_in_one_read(tmp_path: Path) -> None:
     deleted: Run = {b"%06d" % number: None for number in range(20_000)}
     view = make_view(tmp_path, [[deleted], [{b"%06d" % 19_999: b"", b"zzz": b"last"}]])
@@ -282,6 +283,7 @@ def refusals(path: Path, fs: FileSystem) -> list[CorruptionError]:
     return refused
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kinds", "fs"),
     [("mixed", PosixFileSystem()), ("plain", FaultFileSystem())],

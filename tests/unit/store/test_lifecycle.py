@@ -141,6 +141,7 @@ def test_many_threads_may_close_and_write_at_once(tmp_path: Path, backend: str) 
             assert not missing  # relaxed ones too: closing flushed them
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interval", [0, 10, 300, NEVER])
 def test_closing_never_waits_for_a_flusher_that_sleeps(tmp_path: Path, interval: float) -> None:
     # Whatever the background thread is just doing: every round closes a little later.

@@ -127,6 +127,7 @@ def test_what_threads_left_in_memory_is_what_the_log_says(
     assert contents(tmp_path / "db", recovery="strict") == memory
 
 
+@pytest.mark.slow
 @each_backend
 @pytest.mark.parametrize("sync", [True, False])
 def test_a_batch_is_never_seen_in_part(tmp_path: Path, backend: str, *, sync: bool) -> None:
@@ -168,6 +169,7 @@ def _both(first: bytes, second: bytes, number: int) -> kvstore.WriteBatch:
     return batch
 
 
+@pytest.mark.slow
 @each_backend
 def test_a_batchs_keys_appear_together_to_a_point_reader(tmp_path: Path, backend: str) -> None:
     # Each batch adds a new pair, so whoever finds one of a pair must find the other afterwards.
@@ -189,6 +191,7 @@ def test_a_batchs_keys_appear_together_to_a_point_reader(tmp_path: Path, backend
         run_threads(write, lambda: read(b"first", b"second"), lambda: read(b"second", b"first"))
 
 
+@pytest.mark.slow
 @each_backend
 def test_writes_appear_in_the_order_of_their_commits(tmp_path: Path, backend: str) -> None:
     with kvstore.open(tmp_path / "db", wal_backend=backend) as db:
@@ -307,6 +310,7 @@ def _reopen_each_time(path: Path, count: int) -> KVStore:
     return kvstore.open(path)
 
 
+@pytest.mark.slow
 def test_many_short_lives_add_up(tmp_path: Path) -> None:
     with _reopen_each_time(tmp_path / "db", 40) as db:
         assert sorted(db) == sorted(b"%d" % i for i in range(40))

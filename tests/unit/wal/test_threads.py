@@ -171,6 +171,7 @@ class Appenders:
             self.endings.append(type(error))
 
 
+@pytest.mark.slow
 def test_closing_while_threads_append_ends_them_and_keeps_what_was_acknowledged(
     backend: str, path: Path
 ) -> None:
@@ -330,6 +331,7 @@ def test_a_child_can_open_a_log_of_its_own(backend: str, path: Path) -> None:
     assert payloads(f"{path}.child") == [b"child"]
 
 
+@pytest.mark.slow
 def test_another_process_is_kept_out_until_the_log_is_closed(open_log: OpenLog, path: Path) -> None:
     script = """
         import sys
