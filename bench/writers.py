@@ -40,7 +40,6 @@ class KVStoreWriter:
             directory,
             sync=False,
             memtable_bytes_max=memtable_bytes,
-            wal_segment_bytes=memtable_bytes,  # both have the same default
             compression="none",
         )
         self.put: Callable[[bytes, bytes], object] = self._db.put

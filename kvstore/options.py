@@ -53,7 +53,7 @@ class Options:
     error_if_exists: bool = False
     wal_backend: str = "auto"
     wal_buffer_bytes: int = 4 << 20
-    wal_segment_bytes: int = 64 << 20
+    wal_segment_bytes: int = 16 << 20
     wal_direct_io: bool = False
     flush_interval_ms: float = 10
     memtable_bytes_max: int = 64 << 20

@@ -171,7 +171,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         """What was left to do: recovered memory that is too much, or in too many log files."""
         memtable = self._tree.state.memtable
         full = memtable.bytes_used >= self.options.memtable_bytes_max
-        if full or (segments > _SEGMENTS_LEFT_MAX and memtable.entry_count):
+        if full or segments > _SEGMENTS_LEFT_MAX:
             with self._apply_lock:
                 self._seal()
         elif any(self._tree.state.version.levels):
@@ -338,7 +338,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         """
         self._check_writable()
         state = self._tree.state
-        waiting = [table for table in (state.memtable, *state.sealed) if table.entry_count]
+        waiting = [table for table in (state.memtable, *state.sealed) if table.bytes_used]
         while waiting:
             state = self._tree.state
             waiting = [table for table in waiting if table in (state.memtable, *state.sealed)]

@@ -109,6 +109,15 @@ class Tree:
         self._lock = threading.Lock()
         self._unsettled: list[int] = []
         self.state = TreeState(memtable, (), version, self.view_of(version))
+        memtable.older_may_hold = self._older_may_hold
+
+    def _older_may_hold(self, key: bytes) -> bool:
+        """Whether anything but the active memtable may have an entry of ``key``. Reads no disk."""
+        state = self.state
+        for memtable in state.sealed:
+            if key in memtable.entries:
+                return True
+        return bool(state.view.tables) and state.view.may_contain(key)
 
     # ---- the writers' side ----
 
@@ -120,6 +129,7 @@ class Tree:
                 return False
             sealed = (state.memtable, *state.sealed)
             memtable = MemTable(state.memtable.last_lsn + 1)
+            memtable.older_may_hold = self._older_may_hold
             self.state = TreeState(memtable, sealed, state.version, state.view)
             return True
 

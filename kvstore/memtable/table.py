@@ -16,7 +16,7 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from sortedcontainers import SortedList
@@ -34,6 +34,10 @@ _UNDO_LIMIT = 1000
 _VERIFY = os.environ.get("KVSTORE_VERIFY") == "1"
 
 
+def _may(_key: bytes) -> bool:
+    return True
+
+
 class MemTable:
     """Keys and values in memory; None stands for a deleted key.
 
@@ -45,12 +49,15 @@ class MemTable:
         self._values: dict[bytes, bytes | None] = {}
         self._sorted: SortedList[bytes] = SortedList()
         self._unsorted: list[bytes] = []
+        self._dropped: set[bytes] = set()  # still in the sorted view, or in what is to go there
         self._deleted_count = 0
         self._undo: dict[bytes, list[tuple[int, Any]]] = {}
         self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
         self._snapshots: dict[int, int] = {}
         self._lock = threading.Lock()
         self._changing = False
+        self.older_may_hold: Callable[[bytes], bool] = _may
+        """Whether anything older than this memtable may have an entry of a key."""
         self.first_lsn = first_lsn
         """No change in it is older."""
         self.last_lsn = 0
@@ -94,6 +101,7 @@ class MemTable:
             if value is None:
                 self._deleted_count += 1
                 self.bytes_used += _ENTRY_BYTES + len(key)
+                self._drop_needless(key)
             else:
                 self.bytes_used += _ENTRY_BYTES + len(key) + len(value)
             self.last_lsn = lsn
@@ -125,10 +133,20 @@ class MemTable:
             values.update(changes)
             self._deleted_count += deleted
             self.bytes_used += used
+            for key in [key for key, value in changes.items() if value is None]:
+                self._drop_needless(key)
             self.last_lsn = lsn
             self._changing = False
             if _VERIFY:
                 self._check()
+
+    def _drop_needless(self, key: bytes) -> None:
+        """Forgets a deleted key when there is nothing that its tombstone would hide: else whoever
+        looks for the head of a queue would step over all that was ever taken from it."""
+        if not self._snapshots and not self.older_may_hold(key):
+            del self._values[key]
+            self._deleted_count -= 1
+            self._dropped.add(key)
 
     def _remember(self, key: bytes, old: Any, lsn: int) -> None:
         """Keeps what a key was before change ``lsn``, for the snapshots."""
@@ -160,6 +178,7 @@ class MemTable:
     def _recount(self) -> None:
         self._sorted = SortedList()
         self._unsorted = list(self._values)
+        self._dropped.clear()
         values = [value for value in self._values.values() if value is not None]
         self._deleted_count = len(self._values) - len(values)
         self.bytes_used = (
@@ -218,13 +237,8 @@ class MemTable:
         keys), and the first call after writes sorts what is new.
         """
         with self._lock:
-            if self._unsorted or self._changing:
-                if self._changing:
-                    self._mend()
-                self._changing = True
-                self._sorted.update(self._unsorted)
-                self._unsorted.clear()
-                self._changing = False
+            if self._unsorted or self._dropped or self._changing:
+                self._sort()
             lower, upper, inclusive = start, stop, (True, False)
             if after is not None and reverse:
                 upper = after
@@ -242,6 +256,22 @@ class MemTable:
                 found = [entry for entry in found if entry[1] is not ABSENT]
             return found, last
 
+    def _sort(self) -> None:
+        """Brings the sorted view up to date."""
+        if self._changing:
+            self._mend()
+        self._changing = True
+        if self._dropped:
+            for key in self._dropped:
+                self._sorted.discard(key)
+            # A key that came back after it was dropped is among the new ones, perhaps twice.
+            self._sorted.update({key for key in self._unsorted if key in self._values})
+            self._dropped.clear()
+        else:
+            self._sorted.update(self._unsorted)
+        self._unsorted.clear()
+        self._changing = False
+
     def get_at(self, key: bytes, snapshot: int) -> Any:
         """What ``get(key, ABSENT)`` was at ``snapshot``. O(versions of the key)."""
         with self._lock:
@@ -255,8 +285,10 @@ class MemTable:
 
     def _check(self) -> None:
         """Audits the invariants; called under the lock, or alone."""
-        assert len(self._sorted) + len(self._unsorted) == len(self._values)
-        assert set(self._sorted).union(self._unsorted) == self._values.keys()
+        listed = set(self._sorted).union(self._unsorted)
+        assert listed - self._dropped <= self._values.keys() <= listed
+        if not self._dropped:
+            assert len(self._sorted) + len(self._unsorted) == len(self._values)
         assert self._deleted_count == sum(v is None for v in self._values.values())
         assert not self._undo or self._snapshots
         assert self._undo_count == sum(map(len, self._undo.values()))

@@ -539,9 +539,13 @@ db = kvstore.open(
 )
 for i in range(300):
     db.put(b"%d" % i, bytes(3000), sync=False)
+def work():
+    try:
+        getattr(db, sys.argv[2])()
+    except kvstore.ClosedError:
+        pass
 if sys.argv[2] != "write":
-    thread = threading.Thread(target=getattr(db, sys.argv[2]), daemon=True)
-    thread.start()
+    threading.Thread(target=work, daemon=True).start()
 """
 
 
@@ -554,9 +558,7 @@ def test_a_process_that_ends_without_closing_loses_nothing(tmp_path: Path, work:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0
-    assert "Fatal" not in done.stderr
-    assert done.stderr == "" or "ClosedError" in done.stderr  # told to the thread that waited
+    assert (done.returncode, done.stderr) == (0, "")
     assert len(contents(tmp_path / "db", recovery="strict")) == 300
     assert not any(name.endswith(".tmp") for name in tables(tmp_path / "db"))
 
