@@ -4,7 +4,7 @@
     ├── CorruptionError(path, offset, reason)      damage in a file; never guessed away
     │   └── ChecksumMismatch(expected, actual)
     ├── FormatError(path, reason)                  not one of our files, or from a newer version
-    ├── PoisonedError(cause)                       the log failed; only reading goes on
+    ├── PoisonedError(cause)                       the log, or a flush, failed; only reading goes on
     ├── ReadOnlyError                              a write to a store opened for salvage
     ├── LockedError(path, pid)                     somebody else has it open
     ├── ClosedError                                used after close()
@@ -80,7 +80,8 @@ class FormatError(KVStoreError):
 
 
 class PoisonedError(KVStoreError):
-    """A write or sync of the log failed earlier, so no later write is accepted.
+    """A write or sync of the log, a flush or a compaction failed earlier, so no later write is
+    accepted.
 
     What had been acknowledged is safe. ``cause`` is the first failure. Reads go on; to write again,
     close and reopen: recovery then decides from what is really on the disk.

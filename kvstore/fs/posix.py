@@ -67,6 +67,8 @@ class PosixFile:
         with _naming("map", self.path):
             if os.fstat(self._fd).st_size == 0:  # nothing to map
                 return b""
+            if sys.version_info >= (3, 13):  # before, a mapping keeps a descriptor of its own
+                return mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ, trackfd=False)
             return mmap.mmap(self._fd, 0, access=mmap.ACCESS_READ)
 
     def sync(self) -> None:
