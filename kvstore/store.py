@@ -25,7 +25,7 @@ import warnings
 import weakref
 from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from kvstore import paths
 from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
@@ -374,7 +374,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         lower, upper = scan_range(start, stop, None, None)
         request = CompactionRequest(lower, upper)
         self._worker.request(request)
-        tell_at = time.monotonic() + _PROGRESS_SECONDS
+        tell_at = 0.0
         try:
             while not request.done:
                 time.sleep(_POLL_SECONDS)
@@ -401,15 +401,11 @@ class KVStore(MutableMapping[bytes, bytes]):
         No lock. From a memtable O(1); from the tables O(log n), a filter look-up for each level
         and one block. Raises CorruptionError when the block is damaged, StorageIOError.
         """
-        if self.refusal is not None:
-            self.check_open()
         if type(key) is not bytes:
             key = check_key(key)
-        value = self._tree.state.get(key)
+        value = self._tree.state.get(key)  # once it is closed, what raises the refusal
         if value is not None:
             return value
-        if self.refusal is not None:  # else a close under way may have emptied the tree
-            self.check_open()
         if not 0 < len(key) <= KEY_BYTES_MAX:
             check_key(key)  # which says what is wrong
         return default
@@ -547,9 +543,12 @@ class KVStore(MutableMapping[bytes, bytes]):
             self._let_go()
 
     def _close_tree(self) -> None:
-        # The log's last segment is noted when it exists; a file that close() could not make does
-        # not.
+        self._tree.refuse(self._refuse)
         self._tree.close(self._wal.segment_number)
+
+    def _refuse(self) -> NoReturn:
+        assert self.refusal is not None
+        raise self.refusal(f"store {self.path}")
 
     def _let_go(self) -> None:
         self._lock.release()
@@ -581,7 +580,7 @@ class KVStore(MutableMapping[bytes, bytes]):
 
     def check_open(self) -> None:
         if self.refusal is not None:
-            raise self.refusal(f"store {self.path}")
+            self._refuse()
 
     def _check_writable(self) -> None:
         self.check_open()
@@ -590,6 +589,7 @@ class KVStore(MutableMapping[bytes, bytes]):
 
     def _abandon_in_child(self) -> None:
         self.refusal = ForkedError
+        self._tree.refuse(self._refuse)
         end_scans(self)
         self._lock.abandon_in_child()
 

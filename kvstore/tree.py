@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from kvstore import paths
 from kvstore.errors import CorruptionError, StorageIOError
@@ -47,25 +48,8 @@ class TreeState:
     """``get(key)``: the value; None when there is none."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "get", _make_get(self.memtable, self.sealed, self.view))
-
-
-def _make_get(memtable: MemTable, sealed: tuple[MemTable, ...], view: View) -> Get:
-    # The path of every read: all that it needs is a local of its closure.
-    memory_get, table_get = memtable.get, view.get
-    older_gets = tuple(older.get for older in sealed)
-
-    def get(key: bytes) -> bytes | None:
-        value = memory_get(key, ABSENT)
-        if value is not ABSENT:
-            return value  # type: ignore[no-any-return]
-        for older_get in older_gets:
-            value = older_get(key, ABSENT)
-            if value is not ABSENT:
-                return value  # type: ignore[no-any-return]
-        return table_get(key)
-
-    return get
+        newer = tuple(memtable.entries for memtable in (self.memtable, *self.sealed))
+        object.__setattr__(self, "get", self.view.make_get(newer, ABSENT))
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
@@ -219,17 +203,21 @@ class Tree:
         """The number that the next new table gets."""
         return self._next_table
 
-    def close(self, newest_segment: int) -> None:
-        """Lets go of memtables and tables, unless a reader holds them, and closes the manifest,
-        after noting the log's last segment there."""
-        manifest, self._manifest = self._manifest, None
-        version = self.state.version
+    def refuse(self, refusal: Callable[[], NoReturn]) -> None:
+        """From now on there is nothing to read, and ``state.get`` calls ``refusal``. What a reader
+        has already taken it keeps."""
         self._tables = {}
-        self.state = TreeState(MemTable(), (), version, self.view_of_runs([]))
+        state = TreeState(MemTable(), (), self.state.version, self.view_of_runs([]))
+        object.__setattr__(state, "get", lambda _: refusal())
+        self.state = state
+
+    def close(self, newest_segment: int) -> None:
+        """Closes the manifest, after noting the log's last segment there."""
+        manifest, self._manifest = self._manifest, None
         if manifest is None:
             return
         try:
-            if newest_segment > version.newest_segment:
+            if newest_segment > self.state.version.newest_segment:
                 manifest.append(VersionEdit(newest_segment=newest_segment))
         finally:
             manifest.close()

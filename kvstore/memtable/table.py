@@ -79,7 +79,7 @@ class MemTable:
 
     @property
     def entries(self) -> Mapping[bytes, bytes | None]:
-        """All of it, in no order; only of a sealed memtable."""
+        """All of it, in no order; not to be iterated before it is sealed."""
         return self._values
 
     # ---- writing ----

@@ -128,6 +128,9 @@ int kv_block_find(const char *start, size_t size, const char *key, size_t key_le
     for (uint32_t i = 0; (i = next_match(&b, i, (uint32_t)hash)) < b.count; i++) {
         kv_entry e;
         block_entry(&b, i, &e);
+        /* Most likely it is the one: have its value's lines on their way beside the key's. */
+        __builtin_prefetch(e.value);
+        __builtin_prefetch(e.value + 64);
         if (e.suffix_length == rest_length && !memcmp(e.suffix, rest, rest_length) &&
             !memcmp(e.prefix, key, b.prefix_length)) {
             out[0] = (uint64_t)(e.value - b.start);

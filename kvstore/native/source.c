@@ -119,10 +119,7 @@ static int open_block(const kv_merge *m, source *s) {
         uint32_t blocks = table->index.count;
         if (m->reverse ? s->index > 0 : s->index + 1 < blocks) {
             uint32_t next = m->reverse ? s->index - 1 : s->index + 1;
-            const uint8_t *start = table->map + table_block_offset(table, next);
-            for (int line = 0; line < LINES_AHEAD; line++) {
-                __builtin_prefetch(start + 64 * line);
-            }
+            fetch_block(table, next);
         }
         return 0;
     }

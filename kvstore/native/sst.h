@@ -113,11 +113,12 @@ void kv_view_free(kv_view *view);
  * after_slot (-1: all of them). */
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                   int64_t after_slot, kv_found *out);
-/* The same for the most frequent case: copies the value to out and returns its length. KV_ABSENT or
- * KV_DELETED; any other negative number (the value does not fit, a block is compressed, damage):
- * ask kv_view_find, which counts it. */
-int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out,
-                    size_t out_size);
+enum { KV_VALUE_ROOM = 65536 };
+/* The same for the most frequent case: copies the value to out, which has room for KV_VALUE_ROOM
+ * bytes, and returns its length. KV_ABSENT or KV_DELETED; any other negative number (the value does
+ * not fit, a block is compressed, damage): ask kv_view_find, which counts it. */
+int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out);
+
 /* 0 when no table of the view holds an entry of that key, else 1. No data block is read. */
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash);
 

@@ -6,7 +6,7 @@ Tables stand in runs, newest first: what a newer run says of a key hides what ol
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from itertools import accumulate
@@ -29,13 +29,15 @@ _NEED_BLOCK, _NEED_ROOM = lib.KV_NEED_BLOCK, lib.KV_NEED_ROOM
 _MORE, _END = lib.KV_MORE, lib.KV_END
 _HASH_MASK = 0xFFFFFFFF
 
-_VALUE_BYTES = 64 << 10
 _OUTPUT_BYTES = 256 << 10
 _ENTRIES_MAX = 4096
 _COUNT_STEP = 65536
 _POOL_MAX = 8
 _STRUCTS_MAX = 1024
 _ALIKE_MIN = 4
+
+
+Entries = Mapping[bytes, bytes | None]
 
 
 class View:
@@ -49,7 +51,7 @@ class View:
     O(runs * log n), and no more than one data block is read for each run.
     """
 
-    __slots__ = ("_stats", "c", "cache", "get", "run_of", "tables")
+    __slots__ = ("_find", "_stats", "c", "cache", "get", "run_of", "tables")
 
     get: Callable[[bytes], bytes | None]
 
@@ -74,8 +76,13 @@ class View:
         self.c = ffi.gc(c, lib.kv_view_free)
         self._stats = stats
         # Neither refers to the view itself: a cycle would keep its files open until a collection.
-        find = partial(_find, self.c, tables, cache)
-        self.get = _make_getter(self.c, find) if tables else _none
+        self._find = partial(_find, self.c, tables, cache)
+        self.get = self.make_get(({},), None)
+
+    def make_get(self, newer: tuple[Entries, ...], absent: Any) -> Callable[[bytes], bytes | None]:
+        """A ``get`` that first asks the dicts that are ``newer``, newest first, at least one: None
+        stands for a deleted key there. ``absent``: something that is no value."""
+        return _make_getter(self.c, self._find, newer, absent)
 
     def may_contain(self, key: bytes) -> bool:
         """False when surely no table has an entry of ``key``. Reads no data block."""
@@ -89,31 +96,38 @@ class View:
         return Cursor(self, start, stop, reverse)
 
 
-def _none(_key: bytes) -> bytes | None:
-    return None
-
-
 # Where the kernel copies values to: the memory, and what Python slices it by. As many as there are
 # threads in the kernel at the same time.
 _value_buffers: list[tuple[Any, Any]] = []
 
 
-def _make_getter(c: Any, find: Callable[[bytes], bytes | None]) -> Callable[[bytes], bytes | None]:
+def _make_getter(
+    c: Any, find: Callable[[bytes], bytes | None], newer: tuple[Entries, ...], absent: Any
+) -> Callable[[bytes], bytes | None]:
     # Everything that the hot path needs is a local of this closure: no attribute is looked up.
+    newest, others = newer[0], newer[1:]
     view_get, digest = lib.kv_view_get, xxh3_64_intdigest
-    take, give_back, room = _value_buffers.pop, _value_buffers.append, _VALUE_BYTES
+    take, give_back = _value_buffers.pop, _value_buffers.append
 
     def get(key: bytes) -> bytes | None:
+        if newest:
+            value = newest.get(key, absent)
+            if value is not absent:
+                return value  # type: ignore[no-any-return]
+        for other in others:
+            value = other.get(key, absent)
+            if value is not absent:
+                return value  # type: ignore[no-any-return]
         try:
             pair = take()
         except IndexError:
             pair = _new_value_buffer()
         out, memory = pair
-        length = view_get(c, key, len(key), digest(key), out, room)
+        length = view_get(c, key, len(key), digest(key), out)
         if length >= 0:
-            value: bytes = memory[:length]
+            found: bytes = memory[:length]
             give_back(pair)
-            return value
+            return found
         give_back(pair)
         return None if length >= _DELETED else find(key)
 
@@ -121,7 +135,7 @@ def _make_getter(c: Any, find: Callable[[bytes], bytes | None]) -> Callable[[byt
 
 
 def _new_value_buffer() -> tuple[Any, Any]:
-    out = ffi.new("char[]", _VALUE_BYTES)
+    out = ffi.new("char[]", lib.KV_VALUE_ROOM)
     return out, ffi.buffer(out)
 
 

@@ -102,8 +102,8 @@ class NativeView:
 
     def get(self, key: bytes) -> bytes | None:
         """As find does, by the copy where there is one."""
-        out = ffi.new("char[]", 1000)
-        length = lib.kv_view_get(self.handle, key, len(key), hash32(key), out, len(out))
+        out = ffi.new("char[]", lib.KV_VALUE_ROOM)
+        length = lib.kv_view_get(self.handle, key, len(key), hash32(key), out)
         if length >= 0:
             return bytes(ffi.buffer(out, length))
         return None if length in (lib.KV_ABSENT, lib.KV_DELETED) else self.find(key)
