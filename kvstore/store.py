@@ -23,7 +23,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, ItemsView, Iterator, MutableMapping, ValuesView
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
@@ -32,6 +32,7 @@ from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, enc
 from kvstore.compaction import BackgroundWorker, CompactionRequest
 from kvstore.errors import ClosedError, ForkedError, ReadOnlyError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
+from kvstore.mapping import StoreMapping
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options
 from kvstore.recovery import Recovered, RecoveryReport, VerifyReport, open_store, verify_store
@@ -54,7 +55,6 @@ Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
 _POLL_SECONDS = 0.001
 _PROGRESS_SECONDS = 0.05
 _SEGMENTS_LEFT_MAX = 4
-_CLEAR_KEYS = 4096  # at most 256 MiB of keys in a batch
 _BUFFER_BYTES = 64 << 10
 
 
@@ -93,7 +93,7 @@ def verify(
         lock.release()
 
 
-class KVStore(MutableMapping[bytes, bytes]):
+class KVStore(StoreMapping):
     """An open store: a mutable mapping from bytes to bytes, ordered by key (bytewise).
 
     Made by ``kvstore.open``; to be closed, or used as a context manager. Keys have 1 B to 64 KiB,
@@ -176,7 +176,7 @@ class KVStore(MutableMapping[bytes, bytes]):
             with self._apply_lock:
                 self._seal()
         elif any(self._tree.state.version.levels):
-            self._worker.wake()
+            self._worker.rouse()
 
     # ---- writing ----
 
@@ -326,7 +326,7 @@ class KVStore(MutableMapping[bytes, bytes]):
         memtable = self._tree.state.memtable
         memtable.covered_lsn = memtable.last_lsn if self._pending else log_end
         if self._tree.seal():
-            self._worker.wake()
+            self._worker.rouse()
         self._pressure.update()
 
     # ---- tables ----
@@ -438,31 +438,6 @@ class KVStore(MutableMapping[bytes, bytes]):
         self.check_open()
         return Snapshot(self._tree, self)
 
-    # ---- a mapping ----
-
-    def __getitem__(self, key: BytesLike) -> bytes:
-        value = self.get(key)
-        if value is None:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: BytesLike, value: BytesLike) -> None:
-        self.put(key, value)
-
-    def __delitem__(self, key: BytesLike) -> None:
-        if self.get(key) is None:
-            raise KeyError(key)
-        self.delete(key)
-
-    def __contains__(self, key: object) -> bool:
-        return self.get(key) is not None  # type: ignore[call-overload]
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (key for key, _ in self.scan())
-
-    def __reversed__(self) -> Iterator[bytes]:
-        return (key for key, _ in self.scan(reverse=True))
-
     def __len__(self) -> int:
         """The number of keys: O(1) while all are in memory, O(keys) once there are tables."""
         self.check_open()
@@ -473,23 +448,6 @@ class KVStore(MutableMapping[bytes, bytes]):
             return count
         with Snapshot(self._tree, self) as snapshot:
             return len(snapshot)
-
-    def items(self) -> ItemsView[bytes, bytes]:
-        """A view of the (key, value) pairs in key order; iterating it is a scan."""
-        return _Items(self)
-
-    def values(self) -> ValuesView[bytes]:
-        """A view of the values in key order; iterating it is a scan."""
-        return _Values(self)
-
-    def clear(self) -> None:
-        """Deletes every key that is there, in a few batches. O(keys)."""
-        self._check_writable()
-        keys = iter(self)
-        while chunk := list(itertools.islice(keys, _CLEAR_KEYS)):
-            with self.batch() as batch:
-                for key in chunk:
-                    batch.delete(key)
 
     # ---- life ----
 
@@ -592,27 +550,6 @@ class KVStore(MutableMapping[bytes, bytes]):
         self._tree.refuse(self._refuse)
         end_scans(self)
         self._lock.abandon_in_child()
-
-
-class _Items(ItemsView[bytes, bytes]):
-    """Iterates by one scan, where the inherited view would look every key up again."""
-
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        return self._mapping.scan()
-
-
-class _Values(ValuesView[bytes]):
-    """The same for values; and a key that goes meanwhile is not missed."""
-
-    _mapping: KVStore
-
-    def __iter__(self) -> Iterator[bytes]:
-        return (value for _, value in self._mapping.scan())
-
-    def __contains__(self, value: object) -> bool:
-        return any(other == value for other in self)
 
 
 # Open stores: to be closed when the interpreter ends, and given up in a forked child.

@@ -71,7 +71,7 @@ class Pressure:
             while self._stopped():
                 check()
                 self.meet_failure(check)
-                self._worker.wake()
+                self._worker.rouse()
                 time.sleep(_POLL_SECONDS)
         elif self._slowed():
             with self._lock:
@@ -91,7 +91,7 @@ class Pressure:
         error = worker.error
         if isinstance(error, DiskFullError):
             attempt = worker.begun + 1  # not one under way, which may have met the disk before
-            worker.wake()
+            worker.rouse()
             while worker.ended < attempt and worker.error is not None:
                 check()
                 time.sleep(_POLL_SECONDS)

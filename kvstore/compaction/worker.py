@@ -11,9 +11,7 @@ compaction ends background work, and writing, until the store is reopened.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +22,7 @@ from kvstore.compaction.job import Progress, compact
 from kvstore.compaction.picker import LEVELS, Plan, entries_to_read, pick, pick_range
 from kvstore.compaction.pressure import Pressure
 from kvstore.errors import DiskFullError
+from kvstore.thread import BackgroundThread
 from kvstore.tree import Tree
 
 __all__ = ["BackgroundWorker", "CompactionRequest"]
@@ -43,13 +42,14 @@ class CompactionRequest:
     error: BaseException | None = None
 
 
-class BackgroundWorker:
+class BackgroundWorker(BackgroundThread):
     """Flushes and compacts ``tree`` in a thread of its own, which begins with the first work.
 
     Writers meet a plain lock only, which a KeyboardInterrupt cannot leave half changed.
     """
 
     def __init__(self, tree: Tree, log: Log) -> None:
+        super().__init__()
         self.counters = Counters()
         self.error: BaseException | None = None
         """Why the last attempt failed; None when it did not."""
@@ -59,63 +59,31 @@ class BackgroundWorker:
         self._tree, self._log = tree, log
         self._requests: deque[CompactionRequest] = deque()
         self._cursors: dict[int, bytes] = {}
-        self._stopping = False
-        self._wake = threading.Lock()  # held: nothing has happened
-        self._wake.acquire()
-        self._running = threading.Lock()  # held by the thread
-        self._thread_id = 0
 
     # ---- for everybody ----
 
     def request(self, request: CompactionRequest) -> None:
         """Somebody waits for a compaction."""
         self._requests.append(request)
-        self.wake()
-
-    def wake(self) -> None:
-        """Has the worker look for work, now. Cheap, thread-safe."""
-        if not self._running.locked() and not self._stopping:
-            # Two that come at once begin two threads; one ends at once. While the interpreter ends
-            # none can begin, and what is not flushed stays in the log.
-            with contextlib.suppress(RuntimeError):
-                _thread.start_new_thread(self._run, ())
-        with contextlib.suppress(RuntimeError):  # woken already
-            self._wake.release()
+        self.rouse()
 
     @property
     def failed(self) -> bool:
         """Whether it has given up for good."""
         return self.error is not None and not isinstance(self.error, DiskFullError)
 
-    def stop(self) -> None:
-        """Ends the thread after its present step; what was begun is undone. Idempotent."""
-        self._stopping = True
-        with contextlib.suppress(RuntimeError):
-            self._wake.release()
-        # The garbage collector may close a forgotten store from within this very thread.
-        if self._thread_id != _thread.get_ident():
-            with self._running:
-                pass
-
     # ---- the thread ----
 
-    def _run(self) -> None:
-        if not self._running.acquire(blocking=False):
-            return
-        self._thread_id = _thread.get_ident()
-        try:
-            while not self._stopping:
-                self.begun += 1
-                seconds = self._work()
-                self.ended += 1
-                self.pressure.update()
-                if seconds is not None:
-                    self._wake.acquire(timeout=seconds)
-        finally:
-            self._thread_id = 0
-            self._running.release()
+    def _work(self) -> None:
+        while not self._stopping:
+            self.begun += 1
+            seconds = self._do_next()
+            self.ended += 1
+            self.pressure.update()
+            if seconds is not None:
+                self._sleep(seconds)
 
-    def _work(self) -> float | None:
+    def _do_next(self) -> float | None:
         """Does the most urgent thing; how long to sleep afterwards (None: look again; -1: until
         woken)."""
         try:
