@@ -29,10 +29,11 @@ setup: $(INSTALLED) ## install what is missing and build kvstore into $(VENV)
 demo: setup ## a guided run of the store
 	@$(BIN)/python -m kvstore demo
 
-# The main run comes last: its summary is the last line.
+# The other interpreters run beside the main one, which runs what takes long as well.
 test: check ## all checks, then the tests on every Python found
-	@$(BIN)/python scripts/test_interpreters.py
-	@$(BIN)/python -m pytest
+	@$(BIN)/python scripts/test_interpreters.py & others=$$!; \
+	    $(BIN)/python -m pytest; status=$$?; \
+	    wait $$others && exit $$status
 
 check: check-python check-c ## lint, types, layers, C warnings
 

@@ -54,6 +54,7 @@ class MemTable:
         self._undo: dict[bytes, list[tuple[int, Any]]] = {}
         self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
         self._snapshots: dict[int, int] = {}
+        self._closing: list[int] = []  # given up, and not yet taken out of them
         self._lock = threading.Lock()
         self._changing = False
         self.older_may_hold: Callable[[bytes], bool] = _may
@@ -92,6 +93,8 @@ class MemTable:
             self._changing = True
             values = self._values
             if self._snapshots:
+                if self._closing:
+                    self._close_snapshots()
                 self._remember(key, values.get(key, ABSENT), lsn)
             if key not in values:
                 self._unsorted.append(key)
@@ -117,6 +120,8 @@ class MemTable:
                 self._mend()
             self._changing = True
             values = self._values
+            if self._closing:
+                self._close_snapshots()
             deleted = used = 0
             for key, value in changes.items():
                 if self._snapshots:
@@ -150,6 +155,8 @@ class MemTable:
 
     def _remember(self, key: bytes, old: Any, lsn: int) -> None:
         """Keeps what a key was before change ``lsn``, for the snapshots."""
+        if not self._snapshots:
+            return
         self._undo.setdefault(key, []).append((lsn, old))
         self._undo_count += 1
         self.bytes_used += _UNDO_BYTES
@@ -195,18 +202,30 @@ class MemTable:
             return lsn
 
     def close_snapshot(self, lsn: int) -> None:
-        """Gives up one ``open_snapshot`` of ``lsn``."""
-        with self._lock:
-            if self._snapshots[lsn] > 1:
-                self._snapshots[lsn] -= 1
-            else:
+        """Gives up one ``open_snapshot`` of ``lsn``.
+
+        Never waits: the garbage collector may call it in a thread that holds the lock. What it
+        cannot do now the next change does.
+        """
+        self._closing.append(lsn)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._close_snapshots()
+            finally:
+                self._lock.release()
+
+    def _close_snapshots(self) -> None:
+        while self._closing:
+            lsn = self._closing.pop()
+            self._snapshots[lsn] -= 1
+            if not self._snapshots[lsn]:
                 del self._snapshots[lsn]
-            if not self._snapshots:
-                if self._undo:
-                    self._undo.clear()
-                    self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
-            elif self._undo_count > self._undo_limit:
-                self._forget()
+        if not self._snapshots:
+            if self._undo:
+                self._undo.clear()
+                self._undo_count, self._undo_limit = 0, _UNDO_LIMIT
+        elif self._undo_count > self._undo_limit:
+            self._forget()
 
     def _forget(self) -> None:
         """Drops the records that no snapshot needs any more. O(records), so done when they have

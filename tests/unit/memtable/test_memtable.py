@@ -200,6 +200,19 @@ def test_versions_are_kept_only_while_a_snapshot_needs_them() -> None:
     assert not table._undo
 
 
+def test_a_snapshot_that_is_closed_while_the_lock_is_held_is_closed_by_the_next_change() -> None:
+    # So does the garbage collector, when it runs in a thread that is in the memtable.
+    table = MemTable()
+    table.apply_one(b"k", b"1", 1)
+    snapshot = table.open_snapshot()
+    with table._lock:
+        table.close_snapshot(snapshot)
+    assert table._snapshots
+    table.apply_one(b"k", b"2", 2)
+    assert not table._snapshots
+    assert not table._undo
+
+
 def test_the_memory_it_says_it_uses_is_what_it_uses() -> None:
     for value_bytes in (10, 100, 1000):
         tracemalloc.start()
