@@ -144,8 +144,9 @@ static bool index_sound(const kv_table *table, const uint8_t *index, uint64_t si
         uint64_t next = load_u64(offsets + (size_t)8 * i + 8);
         uint64_t key = load_u32(s.offsets + (size_t)4 * i);
         uint64_t key_end = load_u32(s.offsets + (size_t)4 * i + 4);
-        if (next <= here || next - here <= TRAILER || next > table->layout.data_end ||
-            key_end <= key || key_end - key > KEY_MAX || key_end > size) {
+        if (next <= here || next - here <= TRAILER || next - here > BLOCK_MAX + TRAILER ||
+            next > table->layout.data_end || key_end <= key || key_end - key > KEY_MAX ||
+            key_end > size) {
             return false;
         }
         if (i && compare_keys(before, before_length, index + key, key_end - key) >= 0) {
@@ -154,7 +155,10 @@ static bool index_sound(const kv_table *table, const uint8_t *index, uint64_t si
         before = index + key;
         before_length = key_end - key;
     }
-    return !compare_keys(before, before_length, table->largest, table->largest_length);
+    size_t first_length;
+    const uint8_t *first = separator_at(&s, 0, &first_length);
+    return compare_keys(table->smallest, table->smallest_length, first, first_length) <= 0 &&
+           !compare_keys(before, before_length, table->largest, table->largest_length);
 }
 
 static bool within(const kv_table *table, uint64_t offset, uint64_t length, uint64_t least) {

@@ -16,7 +16,7 @@ class RecoveryReport:
     """What opening a store found; plain data, ``to_json`` for machines.
 
     ``files``          log segments read
-    ``entries``        log entries replayed (the log's own not counted)
+    ``entries``        log entries read, those that are in tables too (the log's own not counted)
     ``bytes``          bytes of log up to its end
     ``torn_bytes``     bytes cut from the end: writes that a crash stopped, never acknowledged
     ``torn_reason``    what made the first of them invalid

@@ -22,6 +22,7 @@ NAMES = {kind: name for name, kind in KINDS.items()}
 _PACKAGES = {"lz4": "lz4", "zstd": "zstandard"}
 # Fast rather than small: blocks are compressed on the way of every flush and compaction.
 _ZSTD_LEVEL = 3
+_LZ4_RATIO_MAX = 255  # a byte of a length stands for so many
 _SAVING = 8
 """One part in so many has to be saved, or the block is stored plain: reading it is then cheaper."""
 
@@ -91,6 +92,9 @@ def _make_lz4() -> _Codec:
         return packed
 
     def unpack(stored: bytes, plain_bytes: int) -> bytes:
+        # The package allocates what it is told: no more than can come out.
+        if plain_bytes > _LZ4_RATIO_MAX * len(stored):
+            raise ValueError(f"{len(stored)} bytes cannot hold {plain_bytes} plain bytes")
         try:
             plain: bytes = lz4_block.decompress(stored, uncompressed_size=plain_bytes)
         except lz4_block.LZ4BlockError as error:

@@ -182,6 +182,7 @@ _FOOTER = struct.Struct("<QQQQQQHBB")
 _TRAILER = struct.Struct("<BI")
 _PROPERTIES = struct.Struct("<7Q2I")
 _U32 = struct.Struct("<I")
+_PROPERTIES_BYTES_MAX = _PROPERTIES.size + 2 * (_U32.size + KEY_BYTES_MAX) + TRAILER_BYTES
 _U64 = struct.Struct("<Q")
 
 
@@ -292,6 +293,8 @@ class Footer:
             and self.index_length > TRAILER_BYTES
             and self.properties_offset == before_index + self.index_length
             and self.properties_offset + _PROPERTIES.size + TRAILER_BYTES < footer_offset
+            # They are read at once: no more than can be.
+            and footer_offset - self.properties_offset <= _PROPERTIES_BYTES_MAX
         )
 
 

@@ -76,7 +76,8 @@ class View:
         self.c = ffi.gc(c, lib.kv_view_free)
         self._stats = stats
         # Neither refers to the view itself: a cycle would keep its files open until a collection.
-        self._find = partial(_find, self.c, tables, cache)
+        # Both keep what C points to: ``get`` may outlive the view, while another thread is in it.
+        self._find = partial(_find, self.c, tables, cache, stats)
         self.get = self.make_get(({},), None)
 
     def make_get(self, newer: tuple[Entries, ...], absent: Any) -> Callable[[bytes], bytes | None]:
@@ -139,8 +140,10 @@ def _new_value_buffer() -> tuple[Any, Any]:
     return out, ffi.buffer(out)
 
 
-def _find(c: Any, tables: tuple[Table, ...], cache: BlockCache, key: bytes) -> bytes | None:
-    """What the hot path cannot do: long values, files beyond 4 GiB, compressed blocks, damage."""
+def _find(
+    c: Any, tables: tuple[Table, ...], cache: BlockCache, _stats: Any, key: bytes
+) -> bytes | None:
+    """What the hot path cannot do: long values, compressed blocks, damage."""
     found = ffi.new("kv_found *")
     position = ffi.new("uint64_t[2]")
     hashed = xxh3_64_intdigest(key)
@@ -205,11 +208,12 @@ class Merge:
     def _feed(self, slot: int, block: int) -> None:
         view = self.view
         plain = view.tables[slot].read_block(block, view.cache)
+        # The kernel asked for it, so it is done with the block of this run that was here before.
+        # Kept before it is given: Ctrl-C may come between the two.
+        self._fed[view.run_of[slot]] = plain
         status = lib.kv_merge_feed(self.c, slot, block, plain, len(plain))
         if status < 0:
             raise MemoryError if status == -errno.ENOMEM else RuntimeError(f"feed: {status}")
-        # The kernel asked for it, so it is done with the block of this run that was here before.
-        self._fed[view.run_of[slot]] = plain
 
     def _raise(self, status: int, chunk: Any) -> NoReturn:
         if status == _DAMAGED:

@@ -104,6 +104,14 @@ def refusals(name: str) -> tuple[LimitError, CodecMissing]:
     return limit.value, missing.value
 
 
+def test_an_lz4_block_takes_no_more_memory_than_can_come_out_of_it() -> None:
+    stored = compress(KINDS["lz4"], bytes(1 << 20))
+    assert stored is not None
+    assert decompress(KINDS["lz4"], stored, 1 << 20) == bytes(1 << 20)
+    with pytest.raises(ValueError, match="cannot hold"):
+        decompress(KINDS["lz4"], stored, 2**31 - 1)
+
+
 @pytest.mark.parametrize(("name", "module"), [("lz4", "lz4.block"), ("zstd", "zstandard")])
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str

@@ -198,6 +198,16 @@ def test_a_footer_of_places_that_cannot_be_is_damage(change: dict[str, int]) -> 
         Footer.decode(replace(footer, **change).encode(head.seed), "t", len(data), head.seed)
 
 
+def test_properties_longer_than_two_keys_can_make_them_are_not_read() -> None:
+    data, head = example(), Head(SALT)
+    footer = Footer.decode(data[-FOOTER_BYTES:], "t", len(data), head.seed)
+    longest = 64 + 2 * (4 + 65536) + 9
+    size = footer.properties_offset + longest + FOOTER_BYTES
+    assert Footer.decode(data[-FOOTER_BYTES:], "t", size, head.seed) == footer
+    with pytest.raises(CorruptionError, match="cannot stand so"):
+        Footer.decode(data[-FOOTER_BYTES:], "t", size + 1, head.seed)
+
+
 def test_a_footer_without_a_filter_has_no_gap() -> None:
     data = table_oracle.encode(EXAMPLE, salt=SALT, filter_bits=0)
     _, footer = decode_ends(data[:HEAD_BYTES], data[-FOOTER_BYTES:], "t", len(data))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -167,6 +169,19 @@ def test_a_block_of_other_keys_than_the_index_says_is_damage() -> None:
     with pytest.raises(Damaged) as damage:
         list(merge.entries())
     assert damage.value.fault.malformed == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_table_that_begins_behind_its_smallest_key_gives_no_entry_out_of_order(
+    reverse: bool,
+) -> None:
+    data = encode([(b"k%03d" % i, b"value") for i in range(40)], block_bytes=100)
+    parts = decode(data)
+    assert parts.separators[0] < b"k030"
+    table = NativeTable(data, dataclasses.replace(parts, smallest=b"k030"))
+    merge = NativeMerge(NativeView([[table]]), reverse=reverse)
+    assert merge.read() == (lib.KV_DAMAGED, [])
+    assert (table.fault().part, table.fault().malformed) == (lib.KV_PART_INDEX, 1)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -15,6 +15,7 @@ from kvstore.errors import ChecksumMismatch, CorruptionError, FormatError, Stora
 from kvstore.fs import PosixFileSystem
 from kvstore.native import lib
 from kvstore.sstable import BlockCache, Finding, Table, TableCheck, compression
+from kvstore.sstable.format import Footer, Head
 from tests.support import table_oracle
 from tests.support.damage import cut, extend, flip
 from tests.support.faultfs import Fault, FaultFileSystem
@@ -60,6 +61,27 @@ def test_a_range_from_the_manifest_needs_no_properties(tmp_path: Path) -> None:
     with pytest.raises(ChecksumMismatch) as caught:
         table.properties()
     assert (caught.value.path, caught.value.offset) == (str(path), where)
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_block_longer_than_any_can_be_is_not_read(tmp_path: Path, beyond: int) -> None:
+    path, salt = tmp_path / "table.sst", b"0123456789abcdef"
+    block_bytes = 2**31 - 1 + 9 + beyond
+    end = 32 + block_bytes
+    index = table_oracle.part(table_oracle.encode_index([32, end], [b"k"]), end, salt)
+    at = end + len(index)
+    properties = table_oracle.part(
+        struct.pack("<7Q2I", 1, 0, 1, 1, 0, 1, 1, 1, 0) + 2 * (struct.pack("<I", 1) + b"k"),
+        at,
+        salt,
+    )
+    footer = Footer(end, 0, 0, end, len(index), at).encode(table_oracle.crc32c(salt))
+    with path.open("wb") as file:  # sparse
+        file.write(Head(salt).encode())
+        file.seek(end)
+        file.write(index + properties + footer)
+    table = open_table(path)
+    assert lib.kv_table_prepare(table.c) == (lib.KV_DAMAGED if beyond else 0)
 
 
 @pytest.mark.parametrize("difference", [-1, 1, 4096])

@@ -7,10 +7,12 @@ import os
 import random
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +22,7 @@ from kvstore.errors import CorruptionError, LimitError
 from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.native import ffi, lib
 from kvstore.sstable import BlockCache, Table, View
+from kvstore.sstable import view as view_module
 from tests.support import table_oracle
 from tests.support.damage import flip
 from tests.support.faultfs import FaultFileSystem
@@ -174,6 +177,40 @@ def test_lookups_are_counted(tmp_path: Path) -> None:
     view.get(b"key0x")
     assert (stats.gets, stats.blocks_checked) == (2, 1)
     assert stats.tables_probed + stats.filter_negatives == 2
+
+
+def test_a_get_counts_on_when_nothing_else_of_its_view_is_left(
+    tmp_path: Path, collector_off: None
+) -> None:
+    stats = ffi.new("kv_view_stats *")
+    kept = weakref.ref(stats)
+    get = View([make_view(tmp_path, [[SMALL]]).tables], BlockCache(0), stats).get
+    del stats
+    assert kept() is not None
+    assert get(b"key01") == SMALL[b"key01"]
+    del get
+    assert kept() is None
+
+
+def test_a_cursor_interrupted_while_it_is_given_a_block_goes_on(tmp_path: Path) -> None:
+    run: Run = {b"key%03d" % number: b"value" * 20 for number in range(40)}
+    cursor = make_view(tmp_path, [[run]], kinds=(table_oracle.LZ4,), cache_bytes=0).cursor()
+    given: list[bytes] = []
+
+    def feed(c: Any, slot: int, block: int, plain: bytes, size: int) -> int:
+        lib.kv_merge_feed(c, slot, block, plain, size)
+        given.append(plain)
+        # The kernel has its address, and no reference.
+        assert plain in cursor._fed.values()
+        raise KeyboardInterrupt
+
+    with (
+        mock.patch.object(view_module, "lib", mock.Mock(wraps=lib, kv_merge_feed=feed)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        cursor.read(10)
+    assert len(given) == 1
+    assert read_all(cursor) == list(merged([run]).items())
 
 
 # ---- compressed blocks and their cache ----
