@@ -51,7 +51,7 @@ def measure_queue(directory: str, plan: Plan) -> Queue:
             place,
             sync=False,
             memtable_bytes_max=plan.queue_memtable_bytes,
-            wal_segment_bytes=min(plan.queue_memtable_bytes // 4, 16 << 20),
+            wal_segment_bytes=max(min(plan.queue_memtable_bytes // 4, 16 << 20), 64 << 10),
         ) as store:
             return _run(store, place, plan)
     finally:

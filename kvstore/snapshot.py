@@ -292,7 +292,8 @@ class Snapshot:
         self._pin = Pin(tree)
 
     def __del__(self) -> None:
-        self._pin.close()
+        if hasattr(self, "_pin"):  # else Ctrl-C came while it was made
+            self._pin.close()
 
     def get(self, key: BytesLike, default: Any = None) -> Any:
         """The value of ``key`` at that moment, or ``default``."""
@@ -323,7 +324,9 @@ class Snapshot:
 
     def __len__(self) -> int:
         self._check_open()
-        return self._pin.count()
+        count = self._pin.count()
+        self._check_open()  # else what was counted may have been let go meanwhile
+        return count
 
     def close(self) -> None:
         """Lets go of the moment. Idempotent."""

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 from kvstore import paths
 from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
 from kvstore.compaction import BackgroundWorker, CompactionRequest
-from kvstore.errors import ClosedError, ForkedError, ReadOnlyError, storage_error
+from kvstore.errors import ClosedError, ForkedError, KVStoreError, ReadOnlyError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.mapping import StoreMapping
 from kvstore.native import BytesLike
@@ -235,8 +235,9 @@ class KVStore(StoreMapping):
         self._pending[ticket] = change
         try:
             lsn = self._wal.append_and_commit(payload, ticket)
-        except Exception:
-            # Refused or failed, so its turn never comes. (After a KeyboardInterrupt it may.)
+        except KVStoreError:
+            # Refused or failed, so its turn never comes. (After what a signal handler raises it
+            # may, whatever that is.)
             self._pending.pop(ticket, None)
             raise
         if self._applied_lsn < lsn:
@@ -252,7 +253,7 @@ class KVStore(StoreMapping):
             self._pending[ticket] = change
             try:
                 twice_lsn = self._wal.append_relaxed(payload, ticket, self._applied_lsn)
-            except Exception:
+            except KVStoreError:
                 self._pending.pop(ticket, None)
                 raise
             if not twice_lsn & 1:
@@ -269,7 +270,7 @@ class KVStore(StoreMapping):
             self._pending[ticket] = (key, value)
             try:
                 twice_lsn = self._wal_put_relaxed(key, value, ticket, self._applied_lsn)
-            except Exception:
+            except KVStoreError:
                 self._pending.pop(ticket, None)
                 raise
             if not twice_lsn & 1:
@@ -338,6 +339,7 @@ class KVStore(StoreMapping):
         DiskFullError, StorageIOError, PoisonedError.
         """
         self._check_writable()
+        self._apply_ready()  # what an interrupt cut short
         state = self._tree.state
         waiting = [table for table in (state.memtable, *state.sealed) if table.bytes_used]
         while waiting:
@@ -353,6 +355,8 @@ class KVStore(StoreMapping):
     def _wait_a_little(self) -> None:
         self.check_open()
         self._pressure.meet_failure(self.check_open)
+        # An interrupt may have come between a seal and its rouse.
+        self._worker.serve()
         time.sleep(_POLL_SECONDS)
 
     def compact(
@@ -377,6 +381,7 @@ class KVStore(StoreMapping):
         tell_at = 0.0
         try:
             while not request.done:
+                self._worker.serve()
                 time.sleep(_POLL_SECONDS)
                 self.check_open()
                 if progress is not None and time.monotonic() >= tell_at:
@@ -465,7 +470,7 @@ class KVStore(StoreMapping):
         self.check_open()
         with self._wal.keep_segments():
             durable_lsn = self._wal.durable_lsn
-            version, tables = self._tree.version_and_tables()
+            version, tables = self._tree.version_and_tables(self.check_open)
             return verify_store(
                 self._fs,
                 self.path,

@@ -23,14 +23,18 @@ class BackgroundThread:
         self._roused.acquire()
         self._running = threading.Lock()  # held by the thread
         self._thread_id = 0
+        self._unable = False  # to begin a thread
 
     def rouse(self) -> None:
         """Has it look for work, now. Cheap, thread-safe."""
         if not self._running.locked() and not self._stopping:
             # Two that come at once begin two threads; one ends at once. While the interpreter ends
             # none can begin, and what is left to do is left to close, or to the next opener.
-            with contextlib.suppress(RuntimeError):
+            try:
                 _thread.start_new_thread(self._run, ())
+                self._unable = False
+            except RuntimeError:
+                self._unable = True
         with contextlib.suppress(RuntimeError):  # roused already
             self._roused.release()
 

@@ -117,9 +117,10 @@ class Tree:
             self.state = TreeState(memtable, sealed, state.version, state.view)
             return True
 
-    def version_and_tables(self) -> tuple[Version, Mapping[int, Table]]:
-        """The version of now, and its open tables by number."""
+    def version_and_tables(self, check: Callable[[], None]) -> tuple[Version, Mapping[int, Table]]:
+        """The version of now, and its open tables by number; ``check`` raises once it is closed."""
         while True:
+            check()
             version, tables = self.state.version, self._tables
             if all(meta.number in tables for meta in version.tables()):
                 return version, tables
@@ -177,7 +178,10 @@ class Tree:
             assert self._manifest is not None
             version = self._manifest.append(edit)
         except BaseException:
-            self._unsettled += built
+            if self._manifest is None or self._manifest.settled:
+                self.remove(built)  # a full disk needs the room, and is tried again and again
+            else:
+                self._unsettled += built
             raise
         tables = {**self._tables, **built}
         self._tables = {meta.number: tables[meta.number] for meta in version.tables()}

@@ -71,7 +71,7 @@ class Pressure:
             while self._stopped():
                 check()
                 self.meet_failure(check)
-                self._worker.rouse()
+                self._worker.serve()
                 time.sleep(_POLL_SECONDS)
         elif self._slowed():
             with self._lock:
@@ -91,9 +91,9 @@ class Pressure:
         error = worker.error
         if isinstance(error, DiskFullError):
             attempt = worker.begun + 1  # not one under way, which may have met the disk before
-            worker.rouse()
             while worker.ended < attempt and worker.error is not None:
                 check()
+                worker.serve()
                 time.sleep(_POLL_SECONDS)
             error = worker.error
         if isinstance(error, DiskFullError):

@@ -67,6 +67,20 @@ class BackgroundWorker(BackgroundThread):
         self._requests.append(request)
         self.rouse()
 
+    def serve(self) -> None:
+        """Has it look for work; where no thread can begin (while the interpreter ends, Python 3.12
+        begins none for threads that still write), does the next thing here. For whoever waits."""
+        self.rouse()
+        if self._unable and self._running.acquire(blocking=False):
+            try:
+                if not self._stopping:
+                    self.begun += 1
+                    self._do_next()
+                    self.ended += 1
+                    self.pressure.update()
+            finally:
+                self._running.release()
+
     @property
     def failed(self) -> bool:
         """Whether it has given up for good."""
@@ -91,7 +105,7 @@ class BackgroundWorker(BackgroundThread):
         except DiskFullError as error:
             self._failed(error)
             return _RETRY_SECONDS
-        except BaseException as error:
+        except Exception as error:  # Ctrl-C in ``serve`` is the caller's
             self._failed(error)
             return -1
         if did or not self.failed:

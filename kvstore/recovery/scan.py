@@ -127,6 +127,10 @@ def _read_chain(
         if mode not in ("point_in_time", "salvage"):
             raise _advised(error) from None
         state.damage.append(_damage(error, None, 0))
+        first = segments[0].number if segments else 0
+        if mode == "point_in_time" and first > version.log_number > 0:
+            state.dropped = segments  # the damage is before all that is there
+            return chain
     for index, segment in enumerate(segments):
         try:
             header = _read_header(fs, segment)

@@ -147,15 +147,15 @@ class _Verification:
         for left in reversed(range(tries)):
             try:
                 found = ManifestLog.read(self._fs, self._directory)
+                size = self._size_of(found[1]) if found else 0
             except KVStoreError as error:  # noqa: PERF203 (it is tried again)
                 if not left:
                     self._note(error, self._path(paths.CURRENT))
             else:
                 if found is None:
                     return Version.EMPTY
-                version, name = found
-                self._count(1, self._size_of(name))
-                return version
+                self._count(1, size)
+                return found[0]
         return None
 
     def check(self, version: Version | None, durable_lsn: int | None) -> None:

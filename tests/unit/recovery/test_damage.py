@@ -597,3 +597,23 @@ def test_a_file_where_the_directory_should_be_is_said_so(tmp_path: Path, mode: s
         kvstore.open(tmp_path / "db", recovery=mode)
     assert caught.value.errno == errno.ENOTDIR
     assert (tmp_path / "db").read_bytes() == b"a file"
+
+
+def test_point_in_time_takes_nothing_behind_a_first_segment_that_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    db = kvstore.open(path, wal_segment_bytes=65536)
+    db.put(b"base", b"1")
+    db.flush()
+    for n in range(2000):
+        db.put(b"%06d" % n, b"v" * 100, sync=False)
+    db.close()
+    first, *later = sorted(path.glob("*.wal"))
+    assert later
+    first.unlink()
+    with kvstore.open(path, recovery="point_in_time") as db:
+        assert list(db) == [b"base"]
+        assert db.recovery.damage
+        assert len(db.recovery.saved) == len(later)
+        db.put(b"more", b"2")
+    with kvstore.open(path) as db:
+        assert list(db) == [b"base", b"more"]

@@ -240,3 +240,47 @@ def test_values_of_every_size_come_back_from_tables(tmp_path: Path, compression:
         assert list(db.scan(reverse=True)) == sorted(model.items(), reverse=True)
     # Every table says itself how it is compressed.
     assert contents(tmp_path / "db", compression="none") == model
+
+
+def test_a_flush_that_was_interrupted_before_it_roused_the_worker_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with kvstore.open(tmp_path / "s") as db:
+        db.put(b"a", b"1")
+        db.flush()
+        db.put(b"a", b"2")
+        with monkeypatch.context() as patch:
+            patch.setattr(db._worker, "rouse", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                db.flush()
+        assert db.stats().sealed_memtables == 1
+        flusher = threading.Thread(target=db.flush, daemon=True)
+        flusher.start()
+        flusher.join(10)
+        assert not flusher.is_alive()
+        assert db.stats().sealed_memtables == 0
+
+
+def test_writers_flush_and_compact_themselves_when_no_thread_can_begin(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python 3.12 begins none once the main thread has ended, while others still write."""
+
+    def refused(*_: object) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    def work(db: kvstore.KVStore) -> None:
+        for n in range(2000):
+            db.put(b"%06d" % n, b"v" * 100, sync=False)
+        db.flush()
+        db.compact()
+
+    with kvstore.open(tmp_path / "s", memtable_bytes_max=65536) as db:
+        monkeypatch.setattr("kvstore.thread._thread.start_new_thread", refused)
+        work(db)
+        assert db.stats().flushes > 1
+        assert len(db) == 2000
+        monkeypatch.undo()

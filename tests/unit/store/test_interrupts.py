@@ -211,18 +211,23 @@ class SignalledError(BaseException):
 def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
     """Whether ``call`` was interrupted by a signal so many seconds from now."""
 
+    armed = False  # else a signal that comes late, when the call is over, would be raised elsewhere
+
     def interrupt(_signal: int, frame: FrameType | None) -> None:
-        if in_destructor(frame):
+        nonlocal armed
+        if armed and in_destructor(frame):
             signal.setitimer(signal.ITIMER_REAL, 1e-5)
-            return
-        raise SignalledError
+        elif armed:
+            armed = False
+            raise SignalledError
 
     before = signal.signal(signal.SIGALRM, interrupt)
     gc.disable()
     try:
+        armed = True
         signal.setitimer(signal.ITIMER_REAL, seconds)
         call()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        armed = False
     except SignalledError:
         return True
     finally:
@@ -283,3 +288,31 @@ def test_signals_at_random_moments_leave_memory_and_log_agreeing(
     for key, values in maybe.items():
         assert memory.get(key) in values
     settle_and_compare(db, tmp_path / "db", {})
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, sync: bool
+) -> None:
+    """Any exception, not only KeyboardInterrupt: a time limit's, as a rule an Exception."""
+    with kvstore.open(tmp_path / "s") as db:
+        append = db._wal.append_and_commit
+        put_relaxed = db._wal_put_relaxed
+
+        def late(payload: bytes, ticket: int) -> int:
+            append(payload, ticket)
+            raise TimeoutError
+
+        def late_relaxed(key: bytes, value: bytes, ticket: int, applied_lsn: int) -> int:
+            put_relaxed(key, value, ticket, applied_lsn)
+            raise TimeoutError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(db._wal, "append_and_commit", late)
+            patch.setattr(db, "_wal_put_relaxed", late_relaxed)
+            with pytest.raises(TimeoutError):
+                db.put(b"a", b"1", sync=sync)
+        db.put(b"b", b"2")
+        assert dict(db.scan()) == {b"a": b"1", b"b": b"2"}
+    with kvstore.open(tmp_path / "s") as db:
+        assert dict(db.scan()) == {b"a": b"1", b"b": b"2"}

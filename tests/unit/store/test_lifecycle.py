@@ -483,3 +483,12 @@ def test_a_store_whose_directory_was_removed_lets_everything_go(tmp_path: Path) 
     del db
     gc.collect()
     assert (open_descriptors(), threading.active_count()) == (before, threads)
+
+
+def test_a_verification_that_meets_a_close_ends(tmp_path: Path) -> None:
+    db = kvstore.open(tmp_path / "s")
+    db.put(b"a", b"1")
+    db.flush()
+    db.close()
+    with pytest.raises(kvstore.ClosedError):  # as after its first look, before the tables'
+        db._tree.version_and_tables(db.check_open)

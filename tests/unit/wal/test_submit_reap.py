@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import threading
@@ -131,14 +132,13 @@ def test_a_submitter_is_told_also_when_a_committing_thread_was_at_the_device(
     nobody is left to take that batch there but who was submitted to."""
     log = open_log()
     assert log.eventfd >= 0
-    begin, done = threading.Barrier(2), threading.Event()
+    begin = threading.Barrier(2)
 
     def commit_now_and_then() -> None:
-        while True:
-            begin.wait(PATIENCE_SECONDS)
-            if done.is_set():
-                return
-            log.append_and_commit(b"thread")
+        with contextlib.suppress(threading.BrokenBarrierError):
+            while True:
+                begin.wait(PATIENCE_SECONDS)
+                log.append_and_commit(b"thread")
 
     thread = threading.Thread(target=commit_now_and_then)
     thread.start()
@@ -153,8 +153,7 @@ def test_a_submitter_is_told_also_when_a_committing_thread_was_at_the_device(
                 reap_until_durable(log, log.durable_lsn + 1)
             reap_until_durable(log, mine)
     finally:
-        done.set()
-        begin.wait(PATIENCE_SECONDS)
+        begin.abort()
         thread.join()
     log.flush_batch()
     assert log.durable_lsn == log.last_lsn
