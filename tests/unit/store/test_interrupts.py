@@ -237,6 +237,7 @@ def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer here")
 @each_backend
 @pytest.mark.parametrize(
