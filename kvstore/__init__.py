@@ -9,8 +9,11 @@
 ...     list(db.scan(prefix=b"b"))
 [(b'banana', b'yellow')]
 
-``kvstore.wal`` holds the write-ahead log, usable alone; ``kvstore.errors`` the tree of exceptions.
+``kvstore.open_async`` is the same for asyncio. ``kvstore.wal`` holds the write-ahead log, usable
+alone; ``kvstore.errors`` the tree of exceptions.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from kvstore.batch import WriteBatch
 from kvstore.errors import (
@@ -40,9 +43,14 @@ from kvstore.wal import (
     is_io_uring_available,
 )
 
+if TYPE_CHECKING:
+    from kvstore.aio import AsyncKVStore, AsyncSnapshot, open_async
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncKVStore",
+    "AsyncSnapshot",
     "BackendUnavailableError",
     "ChecksumMismatch",
     "ClosedError",
@@ -69,5 +77,15 @@ __all__ = [
     "WriteBatch",
     "is_io_uring_available",
     "open",
+    "open_async",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # asyncio takes 60 ms to import, so only who wants it has it imported.
+    if name in {"AsyncKVStore", "AsyncSnapshot", "open_async"}:
+        from kvstore import aio
+
+        return getattr(aio, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

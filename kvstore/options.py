@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from kvstore.errors import LimitError
 
-__all__ = ["COMPRESSIONS", "KEY_BYTES_MAX", "RECOVERY_MODES", "VALUE_BYTES_MAX", "Options"]
+__all__ = [
+    "COMPRESSIONS",
+    "KEY_BYTES_MAX",
+    "RECOVERY_MODES",
+    "VALUE_BYTES_MAX",
+    "Options",
+    "make_options",
+]
 
 KEY_BYTES_MAX = 64 << 10
 VALUE_BYTES_MAX = 512 << 20
@@ -25,9 +34,13 @@ class Options:
     ``error_if_exists``    refuse to open an existing one
     ``wal_backend``        "auto", "io_uring" or "pwrite"; KVSTORE_WAL_BACKEND overrides it
     ``wal_buffer_bytes``   memory for writes on their way to the log, 32 KiB to 1 GiB
+    ``wal_batches_in_flight``  batches on their way to the disk at the same time, 1 to 16; they are
+                           acknowledged in order
     ``wal_segment_bytes``  size of a full log file, 64 KiB to 64 GiB
     ``wal_direct_io``      bypass the page cache: synced blocks are never written again, and every
                            batch takes at least 4 KiB of log
+    ``write_queue_bytes_max``  what an AsyncKVStore takes in before it is durable, 64 KiB to 16 GiB;
+                           beyond it writes wait
     ``flush_interval_ms``  with ``sync=False``, how long a write may stay undurable (0 to 60000)
     ``memtable_bytes_max`` memory for writes not yet in a sorted table, 64 KiB to 16 GiB; there are
                            two memtables of that size at most, while one is flushed
@@ -53,8 +66,10 @@ class Options:
     error_if_exists: bool = False
     wal_backend: str = "auto"
     wal_buffer_bytes: int = 4 << 20
+    wal_batches_in_flight: int = 1
     wal_segment_bytes: int = 16 << 20
     wal_direct_io: bool = False
+    write_queue_bytes_max: int = 16 << 20
     flush_interval_ms: float = 10
     memtable_bytes_max: int = 64 << 20
     block_bytes: int = 4 << 10
@@ -74,6 +89,8 @@ class Options:
         _check_choice("wal_backend", self.wal_backend, _BACKENDS)
         _check_choice("recovery", self.recovery, RECOVERY_MODES)
         _check_range("wal_buffer_bytes", self.wal_buffer_bytes, 32 << 10, 1 << 30)
+        _check_range("wal_batches_in_flight", self.wal_batches_in_flight, 1, 16)
+        _check_range("write_queue_bytes_max", self.write_queue_bytes_max, 64 << 10, 16 << 30)
         _check_range("wal_segment_bytes", self.wal_segment_bytes, 64 << 10, 64 << 30)
         _check_choice("compression", self.compression, COMPRESSIONS)
         _check_range("memtable_bytes_max", self.memtable_bytes_max, 64 << 10, 16 << 30)
@@ -83,6 +100,16 @@ class Options:
         _check_range("table_bytes_max", self.table_bytes_max, 64 << 10, 1 << 30)
         _check_range("level_bytes_base", self.level_bytes_base, 64 << 10, 1 << 40)
         _check_range("flush_interval_ms", self.flush_interval_ms, 0, 60_000, whole=False)
+
+
+def make_options(given: Mapping[str, Any]) -> Options:
+    """Options of keyword arguments; TypeError for a name that is none."""
+    known = {field.name for field in fields(Options)}
+    if unknown := given.keys() - known:
+        raise TypeError(
+            f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+        )
+    return Options(**given)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -8,10 +8,11 @@ memory of the memtables it pins and the disk space of the tables it pins, until 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
+from kvstore.access import Access, Entry, RunningScan
 from kvstore.batch import check_key
 from kvstore.errors import ClosedError
 from kvstore.memtable import ABSENT, MemTable
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Pin", "RunningScan", "Snapshot", "end_scans", "scan", "scan_range"]
+__all__ = ["Pin", "Snapshot", "end_scans", "scan", "scan_range"]
 
-Entry = tuple[bytes, bytes]
 Entries = list[tuple[bytes, bytes | None]]
 
 _FIRST_CHUNK = 64
@@ -61,12 +61,22 @@ class Pin:
     def get(self, key: bytes) -> bytes | None:
         """The value; None when there is none."""
         state = self._pinned()
+        value = self._get_memory(state, key)
+        return state.view.get(key) if value is ABSENT else value  # type: ignore[no-any-return]
+
+    def get_resident(self, key: bytes) -> Any:
+        """The same, or NOT_RESIDENT when that might have to be read from the disk."""
+        state = self._pinned()
+        value = self._get_memory(state, key)
+        return state.view.get_resident(key) if value is ABSENT else value
+
+    def _get_memory(self, state: TreeState, key: bytes) -> Any:
         value = ABSENT if self._lsn is None else state.memtable.get_at(key, self._lsn)
         for memtable in state.sealed:
             if value is not ABSENT:
                 break
             value = memtable.get(key, ABSENT)
-        return state.view.get(key) if value is ABSENT else value
+        return value
 
     def count(self) -> int:
         """The number of keys. O(keys)."""
@@ -77,32 +87,70 @@ class Pin:
 
     def chunks(
         self, start: bytes | None, stop: bytes | None, *, reverse: bool, first_chunk: int
-    ) -> Iterator[list[Entry]]:
-        """Entries with start <= key < stop in order, in lists of growing length, none empty.
+    ) -> Chunks:
+        """Entries with start <= key < stop in order; ``first_chunk``: how many are likely to be
+        wanted."""
+        return Chunks(self._pinned(), self._lsn, start, stop, reverse=reverse, size=first_chunk)
 
-        ``first_chunk``: how many are likely to be wanted.
-        """
+    def memtables(self) -> list[MemTable]:
+        """Those that a scan reads."""
         state = self._pinned()
-        size = first_chunk
-        memory: list[_Source] = []  # newest first
-        if self._lsn is not None:
-            memory.append(_MemorySource(state.memtable, self._lsn, start, stop, reverse=reverse))
+        return [*state.sealed] if self._lsn is None else [state.memtable, *state.sealed]
+
+
+class Chunks:
+    """An iterator over the entries of a range, in lists of growing length, none empty.
+
+    What it raises it may raise again: it goes on where it was, without a gap.
+    """
+
+    def __init__(
+        self,
+        state: TreeState,
+        lsn: int | None,
+        start: bytes | None,
+        stop: bytes | None,
+        *,
+        reverse: bool,
+        size: int,
+    ) -> None:
+        self._size, self._reverse = size, reverse
+        self._sources: list[_Source] = []  # newest first
+        if lsn is not None:
+            self._sources.append(_MemorySource(state.memtable, lsn, start, stop, reverse=reverse))
         for memtable in state.sealed:
-            lsn = memtable.last_lsn
-            memory.append(_MemorySource(memtable, lsn, start, stop, reverse=reverse))
-        tables = state.view.cursor(start, stop, reverse) if state.view.tables else None
-        if tables is not None and not memory:
-            while entries := tables.read(size):
-                yield entries
-                size = min(size * _CHUNK_GROWTH, _CHUNK_MAX)
-            return
-        sources = [*memory, _TableSource(tables)] if tables is not None else memory
-        while sources:
-            merged = _take_merged(sources, size, reverse=reverse)
+            last_lsn = memtable.last_lsn
+            self._sources.append(_MemorySource(memtable, last_lsn, start, stop, reverse=reverse))
+        self._tables = state.view.cursor(start, stop, reverse) if state.view.tables else None
+        self._tables_alone = not self._sources
+        if self._tables is not None:
+            self._sources.append(_TableSource(self._tables))
+
+    def only_resident(self, only: bool) -> None:
+        """From now on BlockingIOError is raised instead of waiting for the disk, or no longer."""
+        if self._tables is not None:
+            self._tables.only_resident(only)
+
+    def __iter__(self) -> Iterator[list[Entry]]:
+        return self
+
+    def __next__(self) -> list[Entry]:
+        live = self._read_tables() if self._tables_alone else self._read_merged()
+        if not live:
+            raise StopIteration
+        self._size = min(self._size * _CHUNK_GROWTH, _CHUNK_MAX)
+        return live
+
+    def _read_tables(self) -> list[Entry]:
+        return self._tables.read(self._size) if self._tables is not None else []
+
+    def _read_merged(self) -> list[Entry]:
+        while self._sources:
+            merged = _take_merged(self._sources, self._size, reverse=self._reverse)
+            self._sources = [source for source in self._sources if source.entries or source.more]
             if live := [entry for entry in merged if entry[1] is not None]:
-                yield live  # type: ignore[misc]
-            sources = [source for source in sources if source.entries or source.more]
-            size = min(size * _CHUNK_GROWTH, _CHUNK_MAX)
+                return live  # type: ignore[return-value]
+        return []
 
 
 class _Source:
@@ -195,29 +243,8 @@ def _take_merged(sources: list[_Source], count: int, *, reverse: bool) -> Entrie
     return [(key, newest[key]) for key in sorted(newest, reverse=reverse)]
 
 
-class RunningScan:
-    """A scan that has begun: the moment it reads, and the entries it has given out last."""
-
-    __slots__ = ("entries", "pin")
-
-    def __init__(self, pin: Pin) -> None:
-        self.pin = pin
-        self.entries: list[Entry] = []
-
-
-class Owner(Protocol):
-    """The store that is read."""
-
-    refusal: Callable[[str], Exception] | None
-    """Why it can no longer be read; None while it can."""
-    scans: set[RunningScan]
-
-    def check_open(self) -> None:
-        """Raises what ``refusal`` says."""
-
-
 def scan(
-    owner: Owner,
+    access: Access,
     source: Tree | Pin,
     start: bytes | None,
     stop: bytes | None,
@@ -232,11 +259,11 @@ def scan(
     caller's: it comes from a list (half the time of a generator's). So whoever closes the store
     empties the list, the iterator asks for the next one, and is told.
     """
-    return chain.from_iterable(_scan(owner, source, start, stop, reverse=reverse, limit=limit))
+    return chain.from_iterable(_scan(access, source, start, stop, reverse=reverse, limit=limit))
 
 
 def _scan(
-    owner: Owner,
+    access: Access,
     source: Tree | Pin,
     start: bytes | None,
     stop: bytes | None,
@@ -244,10 +271,10 @@ def _scan(
     reverse: bool,
     limit: int | None,
 ) -> Iterator[list[Entry]]:
-    owner.check_open()
+    access.check_open()
     pin = source if isinstance(source, Pin) else Pin(source)
     running = RunningScan(pin)
-    owner.scans.add(running)
+    access.scans.add(running)
     try:
         first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
         left = limit
@@ -256,25 +283,25 @@ def _scan(
             if left is not None:
                 left -= len(entries)
             running.entries = entries
-            if owner.refusal is None and pin.state is not None:
+            if access.refusal is None and pin.state is not None:
                 yield entries
-            if owner.refusal is not None or pin.state is None:
+            if access.refusal is not None or pin.state is None:
                 break
             if left is not None and left <= 0:
                 return
-        if owner.refusal is not None or pin.state is None:
+        if access.refusal is not None or pin.state is None:
             # What was read while somebody closed it may lack entries.
-            owner.check_open()
+            access.check_open()
             raise ClosedError("the snapshot")
     finally:
-        owner.scans.discard(running)
+        access.scans.discard(running)
         if pin is not source:
             pin.close()
 
 
-def end_scans(owner: Owner, pin: Pin | None = None) -> None:
+def end_scans(access: Access, pin: Pin | None = None) -> None:
     """Has the running scans (of ``pin``, or all) meet that what they read was closed."""
-    for running in list(owner.scans):
+    for running in list(access.scans):
         if pin is None or running.pin is pin:
             running.entries.clear()
 
@@ -287,8 +314,8 @@ class Snapshot:
     after that, or after the store was closed, it raises ClosedError. Thread-safe.
     """
 
-    def __init__(self, tree: Tree, owner: Owner) -> None:
-        self._owner = owner
+    def __init__(self, tree: Tree, access: Access) -> None:
+        self._access = access
         self._pin = Pin(tree)
 
     def __del__(self) -> None:
@@ -314,7 +341,7 @@ class Snapshot:
         """(key, value) pairs at that moment, as ``KVStore.scan`` gives them."""
         self._check_open()
         lower, upper = scan_range(start, stop, prefix, limit)
-        return scan(self._owner, self._pin, lower, upper, reverse=reverse, limit=limit)
+        return scan(self._access, self._pin, lower, upper, reverse=reverse, limit=limit)
 
     def __iter__(self) -> Iterator[bytes]:
         return (key for key, _ in self.scan())
@@ -331,7 +358,7 @@ class Snapshot:
     def close(self) -> None:
         """Lets go of the moment. Idempotent."""
         self._pin.close()
-        end_scans(self._owner, self._pin)
+        end_scans(self._access, self._pin)
 
     def __enter__(self) -> Self:
         self._check_open()
@@ -346,7 +373,7 @@ class Snapshot:
         self.close()
 
     def _check_open(self) -> None:
-        self._owner.check_open()
+        self._access.check_open()
         if self._pin.state is None:
             raise ClosedError("the snapshot")
 

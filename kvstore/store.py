@@ -1,42 +1,30 @@
-"""KVStore: the synchronous API and the write pipeline.
-
-A write, top to bottom:
-
-    put / delete / write     check, encode as a batch (batch.py)
-    _commit                  register the change under a ticket; ONE native call appends the entry
-                             and waits until it is durable, sharing the device write with others
-    _apply_ready             whoever comes back first applies, in LSN order, all that has become
-                             durable, its own change among it
-
-A relaxed write (``sync=False``) is applied at once when nothing before it waits to become durable;
-else it waits for that, so that what is visible is always a prefix of the log.
-"""
+"""KVStore: the synchronous API. What becomes of a write is in pipeline.py."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import errno
-import itertools
 import os
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from kvstore import paths
+from kvstore.access import Access
 from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
 from kvstore.compaction import BackgroundWorker, CompactionRequest
-from kvstore.errors import ClosedError, ForkedError, KVStoreError, ReadOnlyError, storage_error
+from kvstore.errors import ClosedError, ForkedError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.mapping import StoreMapping
 from kvstore.native import BytesLike
-from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options
+from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options, make_options
+from kvstore.pipeline import WritePipeline
 from kvstore.recovery import Recovered, RecoveryReport, VerifyReport, open_store, verify_store
-from kvstore.snapshot import RunningScan, Snapshot, end_scans, scan, scan_range
+from kvstore.snapshot import Snapshot, end_scans, scan, scan_range
 from kvstore.sstable import check_available
 from kvstore.stats import StoreStats, collect_stats
 from kvstore.wal import IoUringConfig, SegmentedWalWriter
@@ -50,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["KVStore", "open", "verify"]
 
 T = TypeVar("T")
-Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
 
 _POLL_SECONDS = 0.001
 _PROGRESS_SECONDS = 0.05
@@ -66,12 +53,7 @@ def open(path: str | os.PathLike[str], **options: Any) -> KVStore:
     damaged; nothing was changed), FormatError (a newer version's files), BackendUnavailableError,
     LimitError, StorageIOError.
     """
-    known = {field.name for field in fields(Options)}
-    if unknown := options.keys() - known:
-        raise TypeError(
-            f"no such option: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
-        )
-    return KVStore(path, Options(**options))
+    return KVStore(path, make_options(options))
 
 
 def verify(
@@ -113,8 +95,6 @@ class KVStore(StoreMapping):
         *,
         fs: FileSystem | None = None,
     ) -> None:
-        self.refusal: Callable[[str], Exception] | None = ClosedError
-        self.scans: set[RunningScan] = set()
         self._closed = True  # until it is open
         # Absolute, since files are made there later on, whatever the working directory is then.
         self.path = os.path.abspath(os.fspath(path))
@@ -131,23 +111,22 @@ class KVStore(StoreMapping):
             self._tree.abandon()
             self._lock.release()
             raise
+        self._access = Access(self.path, read_only=self.options.recovery == "salvage")
         self._flusher = BackgroundFlusher(self._wal, self.options.flush_interval_ms)
         self._worker = BackgroundWorker(self._tree, self._wal)
         self._pressure = self._worker.pressure
+        self._pipeline = WritePipeline(
+            self._access, self._tree, self._wal, self._flusher, self._worker
+        )
         self._sync = self.options.sync
-        self._memtable_bytes_max = self.options.memtable_bytes_max
-        self._wal_put_relaxed = self._wal.put_relaxed
-        self._read_only = self.options.recovery == "salvage"
-        self._tickets = itertools.count(1)
-        self._pending: dict[int, Change] = {}
-        self._apply_lock = threading.Lock()
-        self._applied_lsn = recovered.base_lsn - 1
+        self._commit, self._commit_relaxed = self._pipeline.commit, self._pipeline.commit_relaxed
+        self._put_relaxed = self._pipeline.put_relaxed
         self._close_lock = threading.Lock()
         self._closed = False
-        self.refusal = None
+        self._access.refusal = None
         _live[id(self)] = self
-        self._pressure.closed = self._read_only  # which check_writable then finds
-        if not self._read_only:
+        self._pressure.closed = self._access.read_only  # which check_writable then finds
+        if not self._access.read_only:
             self._begin_background(len(recovered.finished))
 
     def _open_log(self, recovered: Recovered) -> SegmentedWalWriter:
@@ -165,6 +144,7 @@ class KVStore(StoreMapping):
             predecessor=recovered.predecessor,
             finished=recovered.finished,
             segment_bytes=self.options.wal_segment_bytes,
+            batches_in_flight=self.options.wal_batches_in_flight,
             fs=self._fs,
         )
 
@@ -173,8 +153,7 @@ class KVStore(StoreMapping):
         memtable = self._tree.state.memtable
         full = memtable.bytes_used >= self.options.memtable_bytes_max
         if full or segments > _SEGMENTS_LEFT_MAX:
-            with self._apply_lock:
-                self._seal()
+            self._pipeline.seal()
         elif any(self._tree.state.version.levels):
             self._worker.rouse()
 
@@ -206,7 +185,7 @@ class KVStore(StoreMapping):
     def write(self, batch: WriteBatch, *, sync: bool | None = None) -> None:
         """Writes a batch: durable whole or not at all, and visible all at once."""
         if not len(batch):
-            self._check_writable()
+            self._access.check_writable()
         elif self._sync if sync is None else sync:
             self._commit(batch.encode(), batch.changes)
         else:
@@ -218,117 +197,15 @@ class KVStore(StoreMapping):
 
         An exception in the block drops them all. Reads do not see them before.
         """
-        self._check_writable()
+        self._access.check_writable()
         collected = WriteBatch()
         yield collected
         self.write(collected, sync=sync)
 
     def sync(self) -> None:
         """Returns when every write before it, relaxed ones too, is durable."""
-        self._check_writable()
+        self._access.check_writable()
         self._wal.sync()
-
-    def _commit(self, payload: bytes, change: Change) -> None:
-        if self.refusal is not None or self._pressure.closed:
-            self._wait_for_room(len(payload))
-        ticket = next(self._tickets)
-        self._pending[ticket] = change
-        try:
-            lsn = self._wal.append_and_commit(payload, ticket)
-        except KVStoreError:
-            # Refused or failed, so its turn never comes. (After what a signal handler raises it
-            # may, whatever that is.)
-            self._pending.pop(ticket, None)
-            raise
-        if self._applied_lsn < lsn:
-            self._apply_ready()
-        if not self._flusher.awake:
-            self._flusher.rouse()
-
-    def _commit_relaxed(self, payload: bytes, change: Change) -> None:
-        if self.refusal is not None or self._pressure.closed:
-            self._wait_for_room(len(payload))
-        ticket = next(self._tickets)
-        with self._apply_lock:
-            self._pending[ticket] = change
-            try:
-                twice_lsn = self._wal.append_relaxed(payload, ticket, self._applied_lsn)
-            except KVStoreError:
-                self._pending.pop(ticket, None)
-                raise
-            if not twice_lsn & 1:
-                self._apply(change, twice_lsn >> 1)
-                self._pending.pop(ticket, None)
-        self._relaxed_done(twice_lsn)
-
-    def _put_relaxed(self, key: bytes, value: bytes) -> None:
-        # The same as _commit_relaxed and _apply, spelled out: the most frequent write.
-        if self.refusal is not None or self._pressure.closed:
-            self._wait_for_room(len(key) + len(value))
-        ticket = next(self._tickets)
-        with self._apply_lock:
-            self._pending[ticket] = (key, value)
-            try:
-                twice_lsn = self._wal_put_relaxed(key, value, ticket, self._applied_lsn)
-            except KVStoreError:
-                self._pending.pop(ticket, None)
-                raise
-            if not twice_lsn & 1:
-                memtable = self._tree.state.memtable
-                self._applied_lsn = memtable.apply_one(key, value, twice_lsn >> 1)
-                if memtable.bytes_used >= self._memtable_bytes_max:
-                    self._seal()
-                self._pending.pop(ticket, None)
-        if twice_lsn & 1 or not self._flusher.awake:
-            self._relaxed_done(twice_lsn)
-
-    def _relaxed_done(self, twice_lsn: int) -> None:
-        if twice_lsn & 1:  # writes before it are not durable yet
-            self._wal.commit((twice_lsn >> 1) - 1)
-            self._apply_ready()
-        if not self._flusher.awake:
-            self._flusher.rouse()
-
-    def _wait_for_room(self, entry_bytes: int) -> None:
-        self._check_writable()
-        self._pressure.wait(entry_bytes, self.check_open)
-
-    def _apply_ready(self) -> None:
-        """Applies, in LSN order, every change whose turn has come.
-
-        An interrupt in the middle loses nothing: what was not reported as taken comes again.
-        """
-        with self._apply_lock:
-            while pairs := self._wal.ready():
-                tickets = pairs[::2]
-                for ticket, lsn in zip(tickets, pairs[1::2], strict=True):
-                    if lsn > self._applied_lsn:  # else a relaxed write applied itself
-                        self._apply(self._pending[ticket], lsn)
-                self._wal.taken(pairs[-1])
-                for ticket in tickets:
-                    self._pending.pop(ticket, None)
-
-    def _apply(self, change: Change, lsn: int) -> None:
-        memtable = self._tree.state.memtable
-        if type(change) is tuple:
-            memtable.apply_one(change[0], change[1], lsn)
-        else:
-            memtable.apply(change, lsn)  # type: ignore[arg-type]
-        self._applied_lsn = lsn
-        if memtable.bytes_used >= self._memtable_bytes_max:
-            self._seal()
-
-    def _seal(self) -> None:
-        """Begins a new memtable and has the old one flushed, unless the one before it still is:
-        then writers wait (pressure.py). Under the apply lock."""
-        # Whoever appends has registered its change before: once none is pending, all that the log
-        # held a moment ago, its own entries too, is applied.
-        log_end = self._wal.last_lsn
-        memtable = self._tree.state.memtable
-        memtable.covered_lsn = memtable.last_lsn if self._pending else log_end
-        if self._tree.seal():
-            self._worker.rouse()
-        self._pressure.update()
 
     # ---- tables ----
 
@@ -338,23 +215,21 @@ class KVStore(StoreMapping):
         The log entries it came from are then given up. Never needed for safety. Raises
         DiskFullError, StorageIOError, PoisonedError.
         """
-        self._check_writable()
-        self._apply_ready()  # what an interrupt cut short
+        self._access.check_writable()
+        self._pipeline.apply_ready()  # what an interrupt cut short
         state = self._tree.state
         waiting = [table for table in (state.memtable, *state.sealed) if table.bytes_used]
         while waiting:
             state = self._tree.state
             waiting = [table for table in waiting if table in (state.memtable, *state.sealed)]
             if state.memtable in waiting:
-                with self._apply_lock:
-                    if self._tree.state.memtable in waiting:
-                        self._seal()
+                self._pipeline.seal(state.memtable)
             if waiting:
                 self._wait_a_little()
 
     def _wait_a_little(self) -> None:
-        self.check_open()
-        self._pressure.meet_failure(self.check_open)
+        self._access.check_open()
+        self._pressure.meet_failure(self._access.check_open)
         # An interrupt may have come between a seal and its rouse.
         self._worker.serve()
         time.sleep(_POLL_SECONDS)
@@ -383,7 +258,7 @@ class KVStore(StoreMapping):
             while not request.done:
                 self._worker.serve()
                 time.sleep(_POLL_SECONDS)
-                self.check_open()
+                self._access.check_open()
                 if progress is not None and time.monotonic() >= tell_at:
                     progress(request.progress.share())
                     tell_at = time.monotonic() + _PROGRESS_SECONDS
@@ -430,9 +305,9 @@ class KVStore(StoreMapping):
         The iterator shows the store as it was when its first entry was asked for, holds no lock,
         and raises ClosedError once the store is closed. O(log n), then O(1) an entry.
         """
-        self.check_open()
+        self._access.check_open()
         lower, upper = scan_range(start, stop, prefix, limit)
-        return scan(self, self._tree, lower, upper, reverse=reverse, limit=limit)
+        return scan(self._access, self._tree, lower, upper, reverse=reverse, limit=limit)
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, for reading: ``with db.snapshot() as s: s.get(k); s.scan()``.
@@ -440,25 +315,25 @@ class KVStore(StoreMapping):
         O(1), holds no lock. To be closed: until then it pins memory (at most the memtables of now)
         and the disk space of the tables of now.
         """
-        self.check_open()
-        return Snapshot(self._tree, self)
+        self._access.check_open()
+        return Snapshot(self._tree, self._access)
 
     def __len__(self) -> int:
         """The number of keys: O(1) while all are in memory, O(keys) once there are tables."""
-        self.check_open()
+        self._access.check_open()
         state = self._tree.state
         if not state.view.tables and not state.sealed:
             count = len(state.memtable)
-            self.check_open()  # else a close under way may have emptied the tree
+            self._access.check_open()  # else a close under way may have emptied the tree
             return count
-        with Snapshot(self._tree, self) as snapshot:
+        with Snapshot(self._tree, self._access) as snapshot:
             return len(snapshot)
 
     # ---- life ----
 
     def stats(self) -> StoreStats:
         """Counters and facts, as of now. O(tables)."""
-        self.check_open()
+        self._access.check_open()
         return collect_stats(self.path, self._tree, self._worker, self._wal)
 
     def verify(self, *, progress: Callable[[int, int], None] | None = None) -> VerifyReport:
@@ -467,10 +342,10 @@ class KVStore(StoreMapping):
         Reads the disk, not what is cached; changes nothing. Of the log segment that is being
         written, what was durable when it began. ``progress`` is called with (files done, files).
         """
-        self.check_open()
+        self._access.check_open()
         with self._wal.keep_segments():
             durable_lsn = self._wal.durable_lsn
-            version, tables = self._tree.version_and_tables(self.check_open)
+            version, tables = self._tree.version_and_tables(self._access.check_open)
             return verify_store(
                 self._fs,
                 self.path,
@@ -486,13 +361,13 @@ class KVStore(StoreMapping):
         Writes under way are finished first. Raises when the last flush fails; the store is closed
         then too. In a forked child it does nothing.
         """
-        if self.refusal is ForkedError:
+        if self._access.refusal is ForkedError:
             return
         with self._close_lock:
             if self._closed:
                 return
-            self.refusal = ClosedError
-            end_scans(self)
+            self._access.refusal = ClosedError
+            end_scans(self._access)
             try:
                 with contextlib.ExitStack() as stack:  # in the opposite order, whatever fails
                     stack.callback(self._close_tree)
@@ -506,12 +381,8 @@ class KVStore(StoreMapping):
             self._let_go()
 
     def _close_tree(self) -> None:
-        self._tree.refuse(self._refuse)
+        self._tree.refuse(self._access.refuse)
         self._tree.close(self._wal.segment_number)
-
-    def _refuse(self) -> NoReturn:
-        assert self.refusal is not None
-        raise self.refusal(f"store {self.path}")
 
     def _let_go(self) -> None:
         self._lock.release()
@@ -519,7 +390,7 @@ class KVStore(StoreMapping):
         _live.pop(id(self), None)
 
     def __enter__(self) -> Self:
-        self.check_open()
+        self._access.check_open()
         return self
 
     def __exit__(
@@ -531,29 +402,20 @@ class KVStore(StoreMapping):
         self.close()
 
     def __del__(self) -> None:
-        if not self._closed and self.refusal is not ForkedError:
+        if not self._closed and self._access.refusal is not ForkedError:
             try:
                 warnings.warn(f"store {self.path} was not closed", ResourceWarning, stacklevel=2)
             finally:
                 self.close()
 
     def __repr__(self) -> str:
-        state = "open" if self.refusal is None else "closed"
+        state = "open" if self._access.refusal is None else "closed"
         return f"<KVStore {self.path!r} {state}>"
 
-    def check_open(self) -> None:
-        if self.refusal is not None:
-            self._refuse()
-
-    def _check_writable(self) -> None:
-        self.check_open()
-        if self._read_only:
-            raise ReadOnlyError(self.path)
-
     def _abandon_in_child(self) -> None:
-        self.refusal = ForkedError
-        self._tree.refuse(self._refuse)
-        end_scans(self)
+        self._access.refusal = ForkedError
+        self._tree.refuse(self._access.refuse)
+        end_scans(self._access)
         self._lock.abandon_in_child()
 
 

@@ -26,13 +26,11 @@ from kvstore.manifest import ManifestLog, TableMeta, Version, VersionEdit
 from kvstore.memtable import ABSENT, MemTable
 from kvstore.native import ffi
 from kvstore.options import Options
-from kvstore.sstable import BlockCache, Table, View
+from kvstore.sstable import BlockCache, Get, Table, View
 
 __all__ = ["SEALED_MAX", "Tree", "TreeState", "open_table"]
 
 SEALED_MAX = 1
-
-Get = Callable[[bytes], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -46,10 +44,13 @@ class TreeState:
     view: View
     get: Get = field(init=False)
     """``get(key)``: the value; None when there is none."""
+    get_resident: Get = field(init=False)
+    """The same, or NOT_RESIDENT when that might have to be read from the disk."""
 
     def __post_init__(self) -> None:
         newer = tuple(memtable.entries for memtable in (self.memtable, *self.sealed))
         object.__setattr__(self, "get", self.view.make_get(newer, ABSENT))
+        object.__setattr__(self, "get_resident", self.view.make_get_resident(newer, ABSENT))
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:
@@ -212,7 +213,8 @@ class Tree:
         has already taken it keeps."""
         self._tables = {}
         state = TreeState(MemTable(), (), self.state.version, self.view_of_runs([]))
-        object.__setattr__(state, "get", lambda _: refusal())
+        for name in ("get", "get_resident"):
+            object.__setattr__(state, name, lambda _: refusal())
         self.state = state
 
     def close(self, newest_segment: int) -> None:

@@ -275,6 +275,27 @@ class MemTable:
                 found = [entry for entry in found if entry[1] is not ABSENT]
             return found, last
 
+    def sort_some(self, keys_max: int) -> bool:
+        """Brings so many new keys into the sorted view; True when none is left to be sorted.
+
+        For a thread beside an event loop: a scan would sort all of them at once, and the loop would
+        wait for the lock, and for the GIL. O(keys_max * log n).
+        """
+        with self._lock:
+            if self._changing or self._dropped or len(self._unsorted) <= keys_max:
+                self._sort()
+                return True
+            self._changing = True
+            self._sorted.update(self._unsorted[-keys_max:])
+            del self._unsorted[-keys_max:]
+            self._changing = False
+            return False
+
+    @property
+    def unsorted_count(self) -> int:
+        """Keys that the next scan has to sort first."""
+        return len(self._unsorted)
+
     def _sort(self) -> None:
         """Brings the sorted view up to date."""
         if self._changing:

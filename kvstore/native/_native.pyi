@@ -68,6 +68,7 @@ class Lib:
     KV_END: int
     KV_FULL: int
     KV_NEED_ROOM: int
+    KV_NOT_RESIDENT: int
     KV_PART_DATA: int
     KV_PART_FILTER: int
     KV_PART_INDEX: int
@@ -123,6 +124,9 @@ class Lib:
     ) -> int: ...
     def kv_log_append_relaxed(
         self, log: CData, data: bytes, length: int, kind: int, ticket: int, applied_lsn: int
+    ) -> int: ...
+    def kv_log_try_append(
+        self, log: CData, data: bytes, length: int, ticket: int, relaxed: int
     ) -> int: ...
     def kv_log_put_relaxed(
         self,
@@ -196,6 +200,9 @@ class Lib:
     def kv_view_get(
         self, view: CData, key: bytes, key_length: int, hash: int, out: CData
     ) -> int: ...
+    def kv_view_get_resident(
+        self, view: CData, key: bytes, key_length: int, hash: int, out: CData
+    ) -> int: ...
     def kv_view_may_contain(self, view: CData, key: bytes, key_length: int, hash: int) -> int: ...
     def kv_merge_new(
         self,
@@ -217,6 +224,7 @@ class Lib:
         chunk: CData,
     ) -> int: ...
     def kv_merge_count(self, merge: CData, max_entries: int, count: CData, chunk: CData) -> int: ...
+    def kv_merge_only_resident(self, merge: CData, only_resident: int) -> None: ...
     def kv_merge_feed(
         self, merge: CData, slot: int, block: int, plain: bytes, size: int
     ) -> int: ...

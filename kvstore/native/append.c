@@ -95,15 +95,12 @@ static int stream(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
     return status;
 }
 
-/* Frames one entry at the end of the queue, with the lock held. */
-static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
-    int status;
+/* 0, or why an entry of so many bytes may not be appended now: nothing here waits. */
+static int admit(kv_log *log, uint64_t length, int kind) {
     if (length > PAYLOAD_MAX) {
         return -EMSGSIZE;
     }
-    while ((status = usable(log)) == 0 && log->appending) {
-        await_progress(log, 0);
-    }
+    int status = usable(log);
     if (status < 0) {
         return status;
     }
@@ -125,14 +122,29 @@ static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
             return KV_E_BUSY;
         }
     }
-    if (frame_bytes(length) <= room(log)) {
-        frame_into_arena(log, data, length, crc, kind);
-    } else if ((status = stream(log, data, length, crc, kind)) < 0) {
-        return status;
-    }
+    return 0;
+}
+
+static void queue(kv_log *log, uint64_t length) {
     log->queued_bytes += length;
     log->queued_ops++;
-    return 0;
+}
+
+/* Frames one entry at the end of the queue, with the lock held. */
+static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
+    while (log->appending && usable(log) == 0) {
+        await_progress(log, 0);
+    }
+    int status = admit(log, length, kind);
+    if (status == 0 && frame_bytes(length) <= room(log)) {
+        frame_into_arena(log, data, length, crc, kind);
+    } else if (status == 0) {
+        status = stream(log, data, length, crc, kind);
+    }
+    if (status == 0) {
+        queue(log, length);
+    }
+    return status;
 }
 
 static uint32_t payload_crc(const char *data, size_t length, int kind) {
@@ -147,10 +159,10 @@ int wait_durable(kv_log *log, uint64_t lsn) {
         if (status < 0) {
             return status;
         }
-        /* One round at a time while threads wait: the entries of those who come meanwhile share the
-         * next one. */
-        if (lsn > log->submitted_lsn && log->round_count == 0 && !log->appending &&
-            round_begin(log, true, false, true) < 0) {
+        /* A bounded number of rounds while threads wait: the entries of those who come meanwhile
+         * share the next one. */
+        if (lsn > log->submitted_lsn && log->round_count < log->waited_rounds_max &&
+            !log->appending && round_begin(log, true, false, true) < 0) {
             return failed_meanwhile(log);
         }
         await_progress(log, lsn);
@@ -248,6 +260,28 @@ int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int 
     }
     leave(log);
     return result;
+}
+
+int64_t kv_log_try_append(kv_log *log, const char *data, size_t length, uint64_t ticket,
+                          int relaxed) {
+    uint32_t crc = payload_crc(data, length, KV_CHECKED);
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = admit(log, length, KV_CHECKED);
+    if (result == 0 && frame_bytes(length) + 2 * BLOCK > log->arena_bytes) {
+        result = -EMSGSIZE;
+    } else if (result == 0 && (log->appending || frame_bytes(length) > room(log))) {
+        result = -EAGAIN;
+    } else if (result == 0) {
+        frame_into_arena(log, data, length, crc, KV_CHECKED);
+        queue(log, length);
+        result = (int64_t)log->next_lsn - 1;
+        set_ticket(log, (uint64_t)result, ticket, relaxed);
+    }
+    leave(log);
+    return result == KV_E_BUSY ? -EAGAIN : result;
 }
 
 int kv_log_flush(kv_log *log) {

@@ -24,7 +24,7 @@ HEADERS = ("kv.h", "sst.h")
 SOURCES = ("crc32c.c", "frame.c", "batch.c", "log.c", "append.c", "submit.c", "ticket.c", "round.c")
 ENGINES = ("engine_pwrite.c", "engine_python.c", "engine_uring.c")
 TABLES = (
-    *("block.c", "search.c", "table.c", "view.c", "source.c", "merge.c"),
+    *("block.c", "search.c", "table.c", "resident.c", "view.c", "source.c", "merge.c"),
     *("run.c", "builder.c"),
 )
 LIBURING = "liburing >= 2.3"

@@ -121,6 +121,7 @@ struct kv_log {
 
     round_t rounds[ROUNDS_MAX]; /* a FIFO */
     int first_round, round_count, rounds_max;
+    int waited_rounds_max; /* how many there may be when a thread that waits begins one more */
     int ops_in_flight;
     int users; /* threads inside a call that may wait */
 

@@ -103,8 +103,9 @@ typedef struct {
     uint32_t sq_entries;
     uint32_t sq_poll_idle_ms;
     uint32_t max_inflight;
-    uint64_t arena_bytes; /* memory for entries not yet written */
-    uint64_t batch_bytes; /* payload bytes at which append_batched flushes */
+    uint32_t batches_in_flight; /* at most; 0: 1 while threads wait, and max_inflight for submit */
+    uint64_t arena_bytes;       /* memory for entries not yet written */
+    uint64_t batch_bytes;       /* payload bytes at which append_batched flushes */
     uint64_t python_handle;
 } kv_log_config;
 
@@ -157,6 +158,11 @@ int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int 
 /* The same for a batch that is one small put; -EMSGSIZE when it is not small. */
 int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, const char *value,
                            size_t value_length, uint64_t ticket, uint64_t applied_lsn);
+/* Queues a checked entry if that can be done without waiting; returns the LSN. -EAGAIN: when
+ * something has completed, try again. -EMSGSIZE: too large for that, and KV_E_FULL: for a way that
+ * waits. `relaxed` as for kv_log_append_relaxed. */
+int64_t kv_log_try_append(kv_log *log, const char *data, size_t length, uint64_t ticket,
+                          int relaxed);
 /* Queues a MARK when something durable has no later witness; returns 1 if it did, else 0. */
 int kv_log_mark(kv_log *log);
 

@@ -267,6 +267,8 @@ int kv_merge_count(kv_merge *m, size_t max_entries, uint64_t *count, kv_chunk *c
     return status;
 }
 
+void kv_merge_only_resident(kv_merge *m, int only_resident) { m->only_resident = only_resident; }
+
 int kv_merge_feed(kv_merge *m, uint32_t slot, uint64_t index, const char *plain, size_t size) {
     for (uint32_t i = 0; i < m->count; i++) {
         source *s = &m->sources[i];

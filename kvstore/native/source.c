@@ -50,10 +50,13 @@ static void fetch_block(const kv_table *table, uint32_t index) {
     }
 }
 
-/* Sets which block of its table is the first in the range. 0 or KV_DAMAGED. */
+/* Sets which block of its table is the first in the range. 0, KV_NOT_RESIDENT or KV_DAMAGED. */
 static int enter_table(const kv_merge *m, source *s) {
     kv_table *table = m->view->tables[s->slot];
     s->index = 0;
+    if (m->only_resident && !table_index_resident(table)) {
+        return KV_NOT_RESIDENT;
+    }
     if (table_need_index(table)) {
         return KV_DAMAGED;
     }
@@ -110,9 +113,12 @@ static void take_lead(const kv_merge *m, source *s) {
     s->suffix_common = prefix < m->common ? m->common - prefix : 0;
 }
 
-/* Gets at the bytes of the source's block. 0, KV_NEED_BLOCK or KV_DAMAGED. */
+/* Gets at the bytes of the source's block. 0, KV_NEED_BLOCK, KV_NOT_RESIDENT or KV_DAMAGED. */
 static int open_block(const kv_merge *m, source *s) {
     kv_table *table = m->view->tables[s->slot];
+    if (m->only_resident && !table_block_resident(table, s->index)) {
+        return KV_NOT_RESIDENT;
+    }
     int state = view_need_block(m->view, table, s->index);
     if (state == BLOCK_PLAIN) {
         s->plain = table_block(table, s->index);
@@ -139,10 +145,10 @@ static int open_block(const kv_merge *m, source *s) {
 
 int source_load(const kv_merge *m, source *s) {
     while (!s->done) {
-        if (!s->entered && enter_table(m, s)) {
-            return KV_DAMAGED;
+        int status = s->entered ? 0 : enter_table(m, s);
+        if (!status) {
+            status = open_block(m, s);
         }
-        int status = open_block(m, s);
         if (status) {
             return status;
         }

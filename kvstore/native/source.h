@@ -42,6 +42,7 @@ struct kv_merge {
     bool reverse;
     bool moved;   /* the winner has left its block */
     bool damaged; /* for good */
+    bool only_resident;
     source *sources;
     player *losers; /* of nodes 1..count - 1; the leaf of source i is node count + i */
     player winner;
@@ -56,8 +57,8 @@ struct kv_merge {
 
 /* Puts the source to the first table of its run that overlaps the range, if any does. */
 bool source_place(const kv_merge *m, source *s);
-/* Goes on until the source stands at an entry of the range, or is done. 0, KV_NEED_BLOCK or
- * KV_DAMAGED, and then it may be called again. */
+/* Goes on until the source stands at an entry of the range, or is done. 0, KV_NEED_BLOCK,
+ * KV_NOT_RESIDENT or KV_DAMAGED, and then it may be called again. */
 int source_load(const kv_merge *m, source *s);
 /* The source is through with its block; source_load makes it stand again. */
 void source_leave_block(const kv_merge *m, source *s);

@@ -22,7 +22,8 @@ enum {
     KV_MORE = -5,       /* the bound of this call was reached: call again */
     KV_END = -6,        /* nothing is left */
     KV_FULL = -7,       /* the output is full: take it, then call again */
-    KV_NEED_ROOM = -8   /* the next entry alone needs `need` bytes of output */
+    KV_NEED_ROOM = -8,  /* the next entry alone needs `need` bytes of output */
+    KV_NOT_RESIDENT = -9 /* it may have to wait for the disk, and the caller must not */
 };
 
 /* What a fault is a fault of. */
@@ -118,6 +119,10 @@ enum { KV_VALUE_ROOM = 65536 };
  * bytes, and returns its length. KV_ABSENT or KV_DELETED; any other negative number (the value does
  * not fit, a block is compressed, damage): ask kv_view_find, which counts it. */
 int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out);
+/* The same, or KV_NOT_RESIDENT. After any other negative number but KV_ABSENT and KV_DELETED what
+ * kv_view_find needs is in memory. */
+int64_t kv_view_get_resident(kv_view *view, const char *key, size_t key_length, uint64_t hash,
+                             char *out);
 
 /* 0 when no table of the view holds an entry of that key, else 1. No data block is read. */
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash);
@@ -147,6 +152,9 @@ int kv_merge_read(kv_merge *merge, char *out, size_t out_size, uint32_t *lengths
 /* Adds to *count the live entries it passes, at most max_entries a call; returns as kv_merge_read
  * does, KV_MORE for KV_FULL. */
 int kv_merge_count(kv_merge *merge, size_t max_entries, uint64_t *count, kv_chunk *chunk);
+/* From now on reading stops with KV_NOT_RESIDENT rather than to wait for the disk (1), or waits (0,
+ * as at the beginning). It can be gone on with either way. */
+void kv_merge_only_resident(kv_merge *merge, int only_resident);
 /* Answers KV_NEED_BLOCK: the plain bytes of that block, which passed kv_block_check. They stay
  * valid until another block of the same run was asked for, or the merge is freed. */
 int kv_merge_feed(kv_merge *merge, uint32_t slot, uint64_t block, const char *plain, size_t size);

@@ -50,8 +50,9 @@ int64_t kv_log_submit(kv_log *log) {
                 engine_lost(log, -status);
                 tell_eventfd(log);
                 result = status;
-            } else if (status > 0) {
-                tell_eventfd(log); /* reap hands the rest over */
+            } else if (status > 0 || !log->engine->calls->set_eventfd) {
+                tell_eventfd(
+                    log); /* reap hands the rest over, or asks an engine that cannot tell */
             }
         }
     }
@@ -68,6 +69,9 @@ int64_t kv_log_reap(kv_log *log) {
     if (log->round_count > 0 && !log->driving && !log->engine->waits_in_caller && !log->broken) {
         round_drive(log, false);
         wake_successor(log);
+        if (log->round_count > 0 && !log->engine->calls->set_eventfd) {
+            tell_eventfd(log);
+        }
     }
     result = usable(log);
     result = result == 0 ? (int64_t)log->durable_lsn : result;

@@ -270,6 +270,14 @@ static inline bool table_filter_has(const kv_table *table, uint32_t hash) {
     return all;
 }
 
+/* ---- resident.c: whether reading it waits for no disk ---- */
+
+/* The filter's line for the hash. */
+bool table_filter_resident(const kv_table *table, uint32_t hash);
+bool table_index_resident(const kv_table *table);
+/* Of a table whose index is ready. */
+bool table_block_resident(const kv_table *table, uint32_t index);
+
 /* ---- view.c ---- */
 
 typedef struct {

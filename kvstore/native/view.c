@@ -42,8 +42,11 @@ static int64_t run_table(const kv_view *view, const view_run *run, const uint8_t
     return order < 0 ? -1 : (int64_t)slot;
 }
 
-/* KV_FOUND: the filter may hold the hash; else KV_ABSENT or KV_DAMAGED. */
-static int ask_filter(kv_table *table, uint32_t hash, tally *t) {
+/* KV_FOUND: the filter may hold the hash; else KV_ABSENT, KV_NOT_RESIDENT or KV_DAMAGED. */
+static int ask_filter(kv_table *table, uint32_t hash, bool only_resident, tally *t) {
+    if (only_resident && !table_filter_resident(table, hash)) {
+        return KV_NOT_RESIDENT;
+    }
     if (!table->layout.filter_length) {
         return KV_FOUND;
     }
@@ -57,9 +60,13 @@ static int ask_filter(kv_table *table, uint32_t hash, tally *t) {
     return KV_FOUND;
 }
 
-/* The only block that may hold the key, its first lines on their way; KV_FOUND, KV_ABSENT or
- * KV_DAMAGED. */
-static int find_block(kv_table *table, const uint8_t *key, size_t key_length, uint32_t *index) {
+/* The only block that may hold the key, its first lines on their way; KV_FOUND, KV_ABSENT,
+ * KV_NOT_RESIDENT or KV_DAMAGED. */
+static int find_block(kv_table *table, const uint8_t *key, size_t key_length, bool only_resident,
+                      uint32_t *index) {
+    if (only_resident && !table_index_resident(table)) {
+        return KV_NOT_RESIDENT;
+    }
     if (table_need_index(table)) {
         return KV_DAMAGED;
     }
@@ -78,27 +85,31 @@ static int find_block(kv_table *table, const uint8_t *key, size_t key_length, ui
  * In the last run, which holds nearly all keys, the index is searched while the filter's line is on
  * its way; in the others the filter spares the search. */
 static int find_in_table(const kv_view *view, kv_table *table, const char *key, size_t key_length,
-                         uint64_t hash, bool last_run, kv_found *out, tally *t) {
+                         uint64_t hash, bool last_run, bool only_resident, kv_found *out,
+                         tally *t) {
     uint32_t index = 0;
     int status = KV_FOUND;
     if (last_run) {
         table_prefetch_filter(table, (uint32_t)hash);
-        status = find_block(table, (const uint8_t *)key, key_length, &index);
+        status = find_block(table, (const uint8_t *)key, key_length, only_resident, &index);
     }
     if (status == KV_FOUND) {
-        status = ask_filter(table, (uint32_t)hash, t);
+        status = ask_filter(table, (uint32_t)hash, only_resident, t);
     }
     if (status != KV_FOUND) {
         return status;
     }
     t->probed++;
     if (!last_run) {
-        status = find_block(table, (const uint8_t *)key, key_length, &index);
+        status = find_block(table, (const uint8_t *)key, key_length, only_resident, &index);
         if (status != KV_FOUND) {
             return status;
         }
     }
     out->block = index;
+    if (only_resident && !table_block_resident(table, index)) {
+        return KV_NOT_RESIDENT;
+    }
     int state = view_need_block(view, table, index);
     if (state != BLOCK_PLAIN) {
         return state == BLOCK_COMPRESSED ? KV_NEED_BLOCK : KV_DAMAGED;
@@ -114,7 +125,7 @@ static int find_in_table(const kv_view *view, kv_table *table, const char *key, 
 }
 
 static void look_up(const kv_view *view, size_t first_run, const char *key, size_t key_length,
-                    uint64_t hash, kv_found *out, tally *t) {
+                    uint64_t hash, bool only_resident, kv_found *out, tally *t) {
     *out = (kv_found){.status = KV_ABSENT};
     for (size_t i = first_run; i < view->run_count && out->status == KV_ABSENT; i++) {
         int64_t slot = run_table(view, &view->runs[i], (const uint8_t *)key, key_length);
@@ -124,7 +135,8 @@ static void look_up(const kv_view *view, size_t first_run, const char *key, size
         out->slot = (uint32_t)slot;
         bool last_run = i + 1 == view->run_count;
         kv_table *table = view->tables[slot];
-        out->status = find_in_table(view, table, key, key_length, hash, last_run, out, t);
+        out->status =
+            find_in_table(view, table, key, key_length, hash, last_run, only_resident, out, t);
     }
 }
 
@@ -140,16 +152,20 @@ static size_t run_behind(const kv_view *view, int64_t slot) {
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                   int64_t after_slot, kv_found *out) {
     tally t = {0, 0};
-    look_up(view, run_behind(view, after_slot), key, key_length, hash, out, &t);
+    look_up(view, run_behind(view, after_slot), key, key_length, hash, false, out, &t);
     if (after_slot < 0) {
         tally_add(view, t);
     }
 }
 
-int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out) {
+static inline int64_t get(kv_view *view, const char *key, size_t key_length, uint64_t hash,
+                          bool only_resident, char *out) {
     kv_found found;
     tally t = {0, 0};
-    look_up(view, 0, key, key_length, hash, &found, &t);
+    look_up(view, 0, key, key_length, hash, only_resident, &found, &t);
+    if (found.status == KV_NOT_RESIDENT) {
+        return KV_NOT_RESIDENT; /* and who waits will count it */
+    }
     bool fits = found.status == KV_FOUND && found.length <= KV_VALUE_ROOM;
     if (!fits && found.status != KV_ABSENT && found.status != KV_DELETED) {
         return KV_NEED_ROOM; /* and kv_view_find will count it */
@@ -160,6 +176,15 @@ int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t 
     }
     memcpy(out, view->tables[found.slot]->map + found.offset, found.length);
     return (int64_t)found.length;
+}
+
+int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out) {
+    return get(view, key, key_length, hash, false, out);
+}
+
+int64_t kv_view_get_resident(kv_view *view, const char *key, size_t key_length, uint64_t hash,
+                             char *out) {
+    return get(view, key, key_length, hash, true, out);
 }
 
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash) {

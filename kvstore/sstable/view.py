@@ -20,13 +20,13 @@ from kvstore.native import ffi, lib
 from kvstore.sstable.cache import BlockCache
 from kvstore.sstable.reader import Table
 
-__all__ = ["Cursor", "Merge", "View"]
+__all__ = ["NOT_RESIDENT", "Cursor", "Get", "Merge", "View"]
 
 _FOUND, _DELETED, _DAMAGED = lib.KV_FOUND, lib.KV_DELETED, lib.KV_DAMAGED
 _NULL = ffi.NULL
 _merge_new, _merge_read, _merge_free = lib.kv_merge_new, lib.kv_merge_read, lib.kv_merge_free
 _NEED_BLOCK, _NEED_ROOM = lib.KV_NEED_BLOCK, lib.KV_NEED_ROOM
-_MORE, _END = lib.KV_MORE, lib.KV_END
+_MORE, _END, _NOT_RESIDENT = lib.KV_MORE, lib.KV_END, lib.KV_NOT_RESIDENT
 _HASH_MASK = 0xFFFFFFFF
 
 _OUTPUT_BYTES = 256 << 10
@@ -38,6 +38,11 @@ _ALIKE_MIN = 4
 
 
 Entries = Mapping[bytes, bytes | None]
+Get = Callable[[bytes], Any]
+"""The value of a key, of type bytes; None when there is none."""
+
+NOT_RESIDENT: Any = object()
+"""Instead of a value: it may have to be read from the disk."""
 
 
 class View:
@@ -48,12 +53,14 @@ class View:
 
     ``get(key)`` is the value of a key of type bytes, or None when it is absent or deleted. Raises
     CorruptionError or StorageIOError, with path and offset, when the answer cannot be known.
+    ``get_resident(key)`` is the same, or NOT_RESIDENT when it might have to wait for the disk.
     O(runs * log n), and no more than one data block is read for each run.
     """
 
-    __slots__ = ("_find", "_stats", "c", "cache", "get", "run_of", "tables")
+    __slots__ = ("_find", "_stats", "c", "cache", "get", "get_resident", "run_of", "tables")
 
-    get: Callable[[bytes], bytes | None]
+    get: Get
+    get_resident: Get
 
     def __init__(
         self, runs: Sequence[Sequence[Table]], cache: BlockCache, stats: Any = None
@@ -79,11 +86,22 @@ class View:
         # Both keep what C points to: ``get`` may outlive the view, while another thread is in it.
         self._find = partial(_find, self.c, tables, cache, stats)
         self.get = self.make_get(({},), None)
+        self.get_resident = self.make_get_resident(({},), None)
 
-    def make_get(self, newer: tuple[Entries, ...], absent: Any) -> Callable[[bytes], bytes | None]:
+    def make_get(self, newer: tuple[Entries, ...], absent: Any) -> Get:
         """A ``get`` that first asks the dicts that are ``newer``, newest first, at least one: None
         stands for a deleted key there. ``absent``: something that is no value."""
-        return _make_getter(self.c, self._find, newer, absent)
+        find = self._find
+        return _make_getter(self.c, lib.kv_view_get, lambda key, _: find(key), newer, absent)
+
+    def make_get_resident(self, newer: tuple[Entries, ...], absent: Any) -> Get:
+        """The same, but NOT_RESIDENT when it might have to wait for the disk."""
+        find = self._find
+
+        def find_resident(key: bytes, status: int) -> Any:
+            return NOT_RESIDENT if status == _NOT_RESIDENT else find(key)
+
+        return _make_getter(self.c, lib.kv_view_get_resident, find_resident, newer, absent)
 
     def may_contain(self, key: bytes) -> bool:
         """False when surely no table has an entry of ``key``. Reads no data block."""
@@ -103,11 +121,15 @@ _value_buffers: list[tuple[Any, Any]] = []
 
 
 def _make_getter(
-    c: Any, find: Callable[[bytes], bytes | None], newer: tuple[Entries, ...], absent: Any
-) -> Callable[[bytes], bytes | None]:
+    c: Any,
+    view_get: Callable[..., int],
+    find: Callable[[bytes, int], Any],
+    newer: tuple[Entries, ...],
+    absent: Any,
+) -> Get:
     # Everything that the hot path needs is a local of this closure: no attribute is looked up.
     newest, others = newer[0], newer[1:]
-    view_get, digest = lib.kv_view_get, xxh3_64_intdigest
+    digest = xxh3_64_intdigest
     take, give_back = _value_buffers.pop, _value_buffers.append
 
     def get(key: bytes) -> bytes | None:
@@ -130,7 +152,7 @@ def _make_getter(
             give_back(pair)
             return found
         give_back(pair)
-        return None if length >= _DELETED else find(key)
+        return None if length >= _DELETED else find(key, length)
 
     return get
 
@@ -218,6 +240,8 @@ class Merge:
     def _raise(self, status: int, chunk: Any) -> NoReturn:
         if status == _DAMAGED:
             raise self.view.tables[chunk.slot].fault()
+        if status == _NOT_RESIDENT:
+            raise BlockingIOError(errno.EAGAIN, "not in memory")
         if status == -errno.ENOMEM:
             raise MemoryError
         raise RuntimeError(f"a merge stopped with status {status}")
@@ -248,6 +272,11 @@ class Cursor(Merge):
     """
 
     __slots__ = ()
+
+    def only_resident(self, only: bool) -> None:
+        """From now on BlockingIOError is raised instead of waiting for the disk, or no longer;
+        nothing is lost by it."""
+        lib.kv_merge_only_resident(self.c, only)
 
     def read(self, entries_max: int) -> list[tuple[bytes, bytes]]:
         """The next entries, at least one and at most ``entries_max``; none at the end.

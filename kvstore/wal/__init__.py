@@ -7,11 +7,14 @@ from file to file. The format is specified in ``kvstore.wal.format``.
 from kvstore.wal.backends import is_io_uring_available
 from kvstore.wal.config import IoUringConfig
 from kvstore.wal.reader import Damage, Entry, LogEnd, LogReader
-from kvstore.wal.segments import SegmentedWalWriter
+from kvstore.wal.segments import FULL, LATER, TOO_LARGE, SegmentedWalWriter
 from kvstore.wal.stats import IoUringStatsSnapshot
 from kvstore.wal.writer import PortableWalWriter
 
 __all__ = [
+    "FULL",
+    "LATER",
+    "TOO_LARGE",
     "Damage",
     "Entry",
     "IoUringConfig",

@@ -100,6 +100,7 @@ def open_backend(
     *,
     record_tickets: bool = False,
     single_issuer: bool = False,
+    batches_in_flight: int = 0,
 ) -> Backend:
     """A log core for files at ``place``: as wished ("auto", "io_uring", "pwrite"), or by the
     environment.
@@ -126,6 +127,7 @@ def open_backend(
             record_tickets=record_tickets,
             sync_strategy=strategy,
             single_issuer=single_issuer,
+            batches_in_flight=batches_in_flight,
         )
 
     if device is None:

@@ -108,6 +108,7 @@ class LogCore:
         record_tickets: bool = False,
         sync_strategy: int = 0,
         single_issuer: bool = False,
+        batches_in_flight: int = 0,
         python_engine: PythonEngine | None = None,
     ) -> None:
         self.name = name
@@ -126,6 +127,7 @@ class LogCore:
                 "sq_entries": config.sq_entries,
                 "sq_poll_idle_ms": config.sq_poll_idle_ms,
                 "max_inflight": config.max_inflight,
+                "batches_in_flight": batches_in_flight,
                 "arena_bytes": config.max_batch_bytes(),
                 "batch_bytes": config.max_batch_bytes(),
                 "python_handle": self._handle,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import os
 import threading
 from collections import deque
@@ -28,10 +29,14 @@ from kvstore.wal.format import HEADER_BYTES, Predecessor, SegmentHeader
 from kvstore.wal.reader import LogEnd
 from kvstore.wal.writer import NO_SEAL, SPARE_BYTES, PortableWalWriter
 
-__all__ = ["SEGMENT_BYTES_MIN", "SegmentedWalWriter"]
+__all__ = ["FULL", "LATER", "SEGMENT_BYTES_MIN", "TOO_LARGE", "SegmentedWalWriter"]
+
+_try_append = lib.kv_log_try_append  # on the path of every write of an event loop
 
 SEGMENT_BYTES_MIN = 64 << 10
 _FIRST_SEGMENT_BYTES = 1 << 20
+# What try_append may answer.
+LATER, TOO_LARGE, FULL = -errno.EAGAIN, -errno.EMSGSIZE, lib.KV_E_FULL
 _GROWTH = 4
 _FILL_STEP_BYTES = 1 << 20
 
@@ -131,8 +136,9 @@ class SegmentedWalWriter(PortableWalWriter):
     The first segment, number ``next_segment``, is made by the first append, with ``base_lsn`` as
     its first LSN and ``predecessor`` as the end of what came before; an existing segment (those
     ``finished``: number and last LSN) is never written to. Segments grow from 1 MiB to
-    ``segment_bytes``; an entry that is larger gets a larger one. Offsets and ``size()`` count
-    within the current segment. The caller holds the directory's lock.
+    ``segment_bytes``; an entry that is larger gets a larger one. No more than
+    ``batches_in_flight`` batches are on their way to the device at a time. Offsets and ``size()``
+    count within the current segment. The caller holds the directory's lock.
     """
 
     def __init__(
@@ -147,6 +153,7 @@ class SegmentedWalWriter(PortableWalWriter):
         predecessor: Predecessor | None,
         finished: Iterable[tuple[int, int]] = (),
         segment_bytes: int = 64 << 20,
+        batches_in_flight: int = 1,
         fs: FileSystem | None = None,
     ) -> None:
         if segment_bytes < SEGMENT_BYTES_MIN:
@@ -164,7 +171,7 @@ class SegmentedWalWriter(PortableWalWriter):
         self._finished = deque(finished)
         self._keepers = 0
         self._sealed = False
-        self._start(directory, backend, record_tickets=True)
+        self._start(directory, backend, record_tickets=True, batches_in_flight=batches_in_flight)
         self._core.check(lib.kv_log_begin(self._log, base_lsn))
         self._closed = False
 
@@ -172,6 +179,19 @@ class SegmentedWalWriter(PortableWalWriter):
     def segment_number(self) -> int:
         """The segment that entries go to; that before the first while nothing was appended."""
         return self._next_segment - 1
+
+    def try_append(self, data: bytes, ticket: int, *, relaxed: bool) -> int:
+        """Queues a checksummed entry without waiting; its LSN, or a negative number.
+
+        LATER: there is no room until a batch has completed. TOO_LARGE: only a call that waits can
+        take it. FULL: ``remove_obstacle`` makes room in the next file. Any other: it raises.
+        """
+        return _try_append(self._log, data, len(data), ticket, relaxed)
+
+    def remove_obstacle(self, code: int, data: bytes) -> None:
+        """Deals with what kept ``try_append`` from taking ``data``, or raises the error that it
+        was. Waits for the disk."""
+        self._obstacle(code, data)
 
     def ready(self) -> list[int]:
         """Tickets whose turn to be applied has come, each followed by its LSN (LogCore.ready)."""

@@ -176,7 +176,13 @@ class PortableWalWriter:
         return file, reader.header, end
 
     def _start(
-        self, place: str, wish: str, *, record_tickets: bool = False, single_thread: bool = False
+        self,
+        place: str,
+        wish: str,
+        *,
+        record_tickets: bool = False,
+        single_thread: bool = False,
+        batches_in_flight: int = 0,
     ) -> None:
         self._device = self._fs.device(place)
         self._backend: Backend = open_backend(
@@ -186,6 +192,7 @@ class PortableWalWriter:
             self._device,
             record_tickets=record_tickets,
             single_issuer=single_thread,
+            batches_in_flight=batches_in_flight,
         )
         self._core = self._backend.core
         self._log = self._core.log
@@ -410,6 +417,10 @@ class PortableWalWriter:
     def durable_lsn(self) -> int:
         """Every entry up to this LSN survives a crash."""
         return lib.kv_log_durable_lsn(self._log)
+
+    def failure(self) -> StorageIOError | None:
+        """What the log failed with, for good; a new exception for each call. None: it did not."""
+        return self._core.error()
 
     @property
     def backend(self) -> str:

@@ -334,7 +334,7 @@ class StoreMachine(RuleBasedStateMachine):
         state = self.db._tree.state
         state.memtable._check()
         state.version._check()
-        assert not self.db._pending
+        assert not self.db._pipeline._pending
         assert self.db.stats().background_error == ""
 
 

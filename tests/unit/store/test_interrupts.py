@@ -298,7 +298,7 @@ def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
     """Any exception, not only KeyboardInterrupt: a time limit's, as a rule an Exception."""
     with kvstore.open(tmp_path / "s") as db:
         append = db._wal.append_and_commit
-        put_relaxed = db._wal_put_relaxed
+        put_relaxed = db._pipeline._wal_put_relaxed
 
         def late(payload: bytes, ticket: int) -> int:
             append(payload, ticket)
@@ -310,7 +310,7 @@ def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
 
         with monkeypatch.context() as patch:
             patch.setattr(db._wal, "append_and_commit", late)
-            patch.setattr(db, "_wal_put_relaxed", late_relaxed)
+            patch.setattr(db._pipeline, "_wal_put_relaxed", late_relaxed)
             with pytest.raises(TimeoutError):
                 db.put(b"a", b"1", sync=sync)
         db.put(b"b", b"2")

@@ -491,4 +491,4 @@ def test_a_verification_that_meets_a_close_ends(tmp_path: Path) -> None:
     db.flush()
     db.close()
     with pytest.raises(kvstore.ClosedError):  # as after its first look, before the tables'
-        db._tree.version_and_tables(db.check_open)
+        db._tree.version_and_tables(db._access.check_open)

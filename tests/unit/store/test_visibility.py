@@ -121,7 +121,7 @@ def test_what_threads_left_in_memory_is_what_the_log_says(
         memory = dict(db.items())
         assert len(db) == len(memory)
         assert {key: db.get(key) for key in keys if key in db} == memory
-        assert not db._pending  # every change found its turn
+        assert not db._pipeline._pending  # every change found its turn
         db._tree.state.memtable._check()
         assert db.stats().wal_segment > 1 or not options or interval
     assert contents(tmp_path / "db", recovery="strict") == memory

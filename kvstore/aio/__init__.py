@@ -1,0 +1,11 @@
+"""The store for asyncio: the same API, awaited, and no thread on the way of a write.
+
+writer.py     the queue of writes: log, submit at the end of the loop's iteration, reap, resolve
+reads.py      look-ups and scans that never make the loop wait for the disk
+store.py      AsyncKVStore itself
+"""
+
+from kvstore.aio.reads import AsyncSnapshot
+from kvstore.aio.store import AsyncKVStore, open_async
+
+__all__ = ["AsyncKVStore", "AsyncSnapshot", "open_async"]

@@ -1,0 +1,358 @@
+"""AsyncWriter: the writes of an event loop, on their way to the disk and back.
+
+    write          a task puts its write into the queue, and waits for a future
+    _pump          at the end of the loop's iteration: all that is queued goes to the log, and is
+                   submitted as one batch; nothing here waits
+    _come_back     the log's eventfd says that something completed: reap, apply what is durable, and
+                   resolve the futures, in LSN order
+
+So the puts of one iteration share a device write, and while it is under way those of the next
+gather. What would make the loop wait (a full log file, writers held back by compaction, an entry
+larger than the log's buffer) is left to one thread; meanwhile writes queue up behind it, in order.
+
+Some facts about cancellation: a future that was cancelled before its write went to the log takes
+the write with it. Later the write goes on, and nobody is told. It is never there in part: it is one
+log entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import get_ident
+from typing import Any
+
+from kvstore.access import Access
+from kvstore.errors import ClosedError, KVStoreError, PoisonedError
+from kvstore.pipeline import Change, WritePipeline
+from kvstore.wal import FULL, LATER, TOO_LARGE, SegmentedWalWriter
+
+__all__ = ["AsyncWriter"]
+
+Future = asyncio.Future[None]
+
+
+class AsyncWriter:
+    """Takes the writes of one event loop, in whose thread every call is made.
+
+    At most ``queue_bytes_max`` bytes of writes are taken in before they are durable; who comes then
+    waits, in order. A single larger one is let in when there is no other.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        access: Access,
+        pipeline: WritePipeline,
+        wal: SegmentedWalWriter,
+        queue_bytes_max: int,
+    ) -> None:
+        self._loop, self._access = loop, access
+        self._pipeline, self._pressure, self._wal = pipeline, pipeline.pressure, wal
+        self._queue_bytes_max = queue_bytes_max
+        self._try_begin, self._call_soon = pipeline.try_begin, loop.call_soon
+        self._thread_id = get_ident()
+        self._thread = ThreadPoolExecutor(1, "kvstore-write")
+        self._closing = False
+        self.bytes = 0
+        """Taken in, and not durable yet (a relaxed one: not visible)."""
+        self._room: deque[tuple[Future, int]] = deque()  # who waits until there is room for bytes
+        self._queue: deque[tuple[bytes, Change | None, Future, bool]] = deque()
+        """Encoded, change (None: a barrier), future, relaxed."""
+        self._in_log: deque[tuple[int, Future, int]] = deque()  # LSN, future, bytes
+        self._barriers: deque[tuple[int, Future]] = deque()
+        self._pump_due = False
+        self._aside = False  # the thread clears the way for the head of the queue
+        self._admitted = 0  # of the queue's writes, how many have waited for compaction
+        self._wanted_lsn = self._submitted_lsn = wal.last_lsn
+        self._idle: Future | None = None
+        self._eventfd = wal.eventfd
+        loop.add_reader(self._eventfd, self._come_back)
+
+    # ---- for tasks ----
+
+    def check(self) -> None:
+        """Raises why nothing may be written."""
+        if self._closing:
+            raise ClosedError(f"store {self._access.path}")
+        self._access.check_writable()
+        if get_ident() != self._thread_id:
+            raise KVStoreError(
+                f"store {self._access.path}: used in another thread than that of its event loop"
+            )
+
+    async def write(self, payload: bytes, change: Change, *, relaxed: bool) -> None:
+        """Returns when the change is durable and visible; ``relaxed``: visible."""
+        self.check()
+        if relaxed and self._write_at_once(payload, change):
+            return
+        size = len(payload)
+        if self.bytes + size <= self._queue_bytes_max or not self.bytes:
+            self.bytes += size
+        else:
+            await self._wait_for_room(size)
+        future = self._loop.create_future()
+        self._queue.append((payload, change, future, relaxed))
+        if not self._pump_due:
+            self._pump_due = True
+            self._call_soon(self._pump)
+        await future
+
+    async def sync(self) -> None:
+        """Returns when every write before it, relaxed ones too, is durable."""
+        self.check()
+        future = self._loop.create_future()
+        self._queue.append((b"", None, future, False))
+        self._pump_soon()
+        await future
+
+    async def close(self) -> None:
+        """Takes nothing more in; returns when all that was is durable, or has failed."""
+        self._closing = True
+        if self._busy():
+            self._idle = self._idle or self._loop.create_future()
+            await asyncio.shield(self._idle)
+        self._loop.remove_reader(self._eventfd)
+        self._thread.shutdown(wait=False)
+
+    def _busy(self) -> bool:
+        return bool(self._queue or self._in_log or self._barriers or self._room or self._aside)
+
+    def _write_at_once(self, payload: bytes, change: Change) -> bool:
+        """A relaxed write that nothing is before, and that nothing keeps waiting: visible now."""
+        if self._queue or self._in_log or self._aside or self._pressure.closed:
+            return False
+        lsn = self._try_begin(payload, change, relaxed=True)
+        if lsn < 0:
+            return False
+        self._pipeline.apply_ready()
+        return True
+
+    async def _wait_for_room(self, size: int) -> None:
+        future = self._loop.create_future()
+        self._room.append((future, size))
+        try:
+            await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled():
+                self._give_room(size)  # it had been granted
+            raise
+
+    def _give_room(self, size: int) -> None:
+        """So many bytes of writes are no longer in the queue: lets others in."""
+        self.bytes -= size
+        room = self._room
+        while room and (self.bytes + room[0][1] <= self._queue_bytes_max or not self.bytes):
+            future, wanted = room.popleft()
+            if not future.done():
+                self.bytes += wanted
+                future.set_result(None)
+
+    # ---- to the log ----
+
+    def _pump_soon(self) -> None:
+        if not self._pump_due:
+            self._pump_due = True
+            self._call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Appends what is queued, as far as that can be done without waiting, and submits it."""
+        self._pump_due = False
+        try:
+            self._append_queued()
+            if self._submitted_lsn < self._wanted_lsn:
+                self._submitted_lsn = self._wal.submit()
+        except PoisonedError:
+            self._fail_in_log()
+        except BaseException as error:
+            self._fail_all(error)
+            raise
+        self._tell_idle()
+
+    def _append_queued(self) -> None:
+        queue, in_log, begin = self._queue, self._in_log, self._try_begin
+        look = False
+        while queue and not self._aside:
+            payload, change, future, relaxed = queue[0]
+            if future.done():  # cancelled, and never written
+                self._leave_queue()
+                self._give_room(len(payload))
+            elif change is None:
+                self._leave_queue()
+                self._wanted_lsn = self._wal.last_lsn
+                self._barriers.append((self._wanted_lsn, future))
+                look = True
+            elif self._pressure.closed and not self._admitted:
+                self._wait_for_compaction()
+            else:
+                lsn = begin(payload, change, relaxed=relaxed)
+                if lsn == LATER:
+                    self._wanted_lsn = self._wal.last_lsn  # what makes room
+                    break
+                if lsn < 0:
+                    self._deal_with(lsn)
+                    continue
+                self._leave_queue()
+                in_log.append((lsn, future, len(payload)))
+                if relaxed:
+                    look = True
+                else:
+                    self._wanted_lsn = lsn
+        if look:
+            self._complete(self._wal.durable_lsn)
+
+    def _leave_queue(self) -> Future:
+        """Takes the head off the queue."""
+        if self._admitted:
+            self._admitted -= 1
+        return self._queue.popleft()[2]
+
+    # ---- what would make the loop wait ----
+
+    def _deal_with(self, obstacle: int) -> None:
+        """Of what keeps the head of the queue from being appended."""
+        payload, change, _, relaxed = self._queue[0]
+        assert change is not None
+        if obstacle == TOO_LARGE:
+            write = self._pipeline.commit_relaxed if relaxed else self._pipeline.commit
+            self._step_aside(self._head_written, write, payload, change)
+        elif obstacle == FULL:
+            self._step_aside(self._head_may_try, self._wal.remove_obstacle, obstacle, payload)
+        else:
+            try:
+                self._wal.remove_obstacle(obstacle, payload)
+            except KVStoreError as error:
+                self._fail_head(error)
+
+    def _wait_for_compaction(self) -> None:
+        """Writers are held back: all that is queued waits at once."""
+        count = len(self._queue)
+        size = sum(len(payload) for payload, *_ in self._queue)
+        admit = partial(self._queue_admitted, count)
+        self._step_aside(admit, self._pipeline.wait_for_room, size)
+
+    def _step_aside(
+        self,
+        then: Callable[[BaseException | None], None],
+        work: Callable[..., None],
+        *arguments: Any,
+    ) -> None:
+        """Has the thread work, and the queue wait for it; ``then`` is given what it raised."""
+        self._aside = True
+
+        def come_back(done: asyncio.Future[None]) -> None:
+            self._aside = False
+            then(asyncio.CancelledError() if done.cancelled() else done.exception())
+            self._pump()
+
+        self._loop.run_in_executor(self._thread, work, *arguments).add_done_callback(come_back)
+
+    def _head_written(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail_head(error)
+            return
+        size = len(self._queue[0][0])
+        _resolve(self._leave_queue())
+        self._give_room(size)
+
+    def _head_may_try(self, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail_head(error)
+
+    def _queue_admitted(self, count: int, error: BaseException | None) -> None:
+        if error is None:
+            self._admitted = count
+        for _ in range(count if error is not None else 0):
+            assert error is not None
+            self._fail_head(copy.copy(error))
+
+    # ---- and back ----
+
+    def _come_back(self) -> None:
+        """The log has told that something completed."""
+        try:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._eventfd, 8)
+            self._complete(self._wal.reap())
+        except PoisonedError:
+            self._fail_in_log()
+        except BaseException as error:
+            self._fail_all(error)
+            raise
+        if self._queue or self._submitted_lsn < self._wanted_lsn:
+            # After the tasks that were waiting: what they write now goes with it.
+            self._pump_soon()
+        self._tell_idle()
+
+    def _complete(self, durable_lsn: int) -> None:
+        """Applies what has become durable and resolves its futures, in LSN order."""
+        in_log, barriers = self._in_log, self._barriers
+        if in_log:
+            self._pipeline.apply_ready()
+            applied_lsn = self._pipeline.applied_lsn
+            size_done = 0
+            while in_log and in_log[0][0] <= applied_lsn:
+                _, future, size = in_log.popleft()
+                size_done += size
+                if not future.done():
+                    future.set_result(None)
+            self._give_room(size_done)
+        while barriers and barriers[0][0] <= durable_lsn:
+            _resolve(barriers.popleft()[1])
+
+    def _tell_idle(self) -> None:
+        if self._idle is not None and not self._busy():
+            _resolve(self._idle)
+
+    # ---- failure ----
+
+    def _fail_in_log(self) -> None:
+        """The log is poisoned: what was durable before that is; the rest hears the cause."""
+        self._complete(self._wal.durable_lsn)
+        while self._in_log:
+            _, future, size = self._in_log.popleft()
+            _fail(future, self._cause())
+            self._give_room(size)
+        while self._barriers:
+            _fail(self._barriers.popleft()[1], self._cause())
+        self._wanted_lsn = self._submitted_lsn
+        if self._queue:
+            self._pump_soon()  # each of them is refused
+
+    def _cause(self) -> BaseException:
+        return self._wal.failure() or KVStoreError(f"store {self._access.path}: the log failed")
+
+    def _fail_head(self, error: BaseException) -> None:
+        size = len(self._queue[0][0])
+        _fail(self._leave_queue(), error)
+        self._give_room(size)
+
+    def _fail_all(self, error: BaseException) -> None:
+        """What nobody expected: whoever waits hears of it, and does not wait for ever."""
+        waiting = [future for _, future, _ in self._in_log]
+        waiting += [future for _, future in self._barriers]
+        waiting += [future for _, _, future, _ in self._queue]
+        waiting += [future for future, _ in self._room]
+        for each in (self._in_log, self._barriers, self._queue, self._room):
+            each.clear()
+        self.bytes = self._admitted = 0
+        for future in waiting:
+            failure = KVStoreError(f"store {self._access.path}: a write met {error!r}")
+            failure.__cause__ = error
+            _fail(future, failure)
+
+
+def _resolve(future: Future) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: Future, error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
