@@ -20,6 +20,7 @@ from kvstore.compaction import BackgroundWorker, CompactionRequest
 from kvstore.errors import ClosedError, ForkedError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.mapping import StoreMapping
+from kvstore.memtable import MemTable
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options, make_options
 from kvstore.pipeline import WritePipeline
@@ -210,22 +211,28 @@ class KVStore(StoreMapping):
     # ---- tables ----
 
     def flush(self) -> None:
-        """Moves what is in memory to a sorted table; returns when that is durable.
+        """Moves what is in memory to a sorted table; returns when that is durable, and the log
+        entries it came from are given up.
 
-        The log entries it came from are then given up. Never needed for safety. Raises
-        DiskFullError, StorageIOError, PoisonedError.
+        Never needed for safety. Raises DiskFullError, StorageIOError, PoisonedError.
         """
         self._access.check_writable()
         self._pipeline.apply_ready()  # what an interrupt cut short
-        state = self._tree.state
-        waiting = [table for table in (state.memtable, *state.sealed) if table.bytes_used]
+        waiting = [table for table in self._unflushed() if table.bytes_used]
         while waiting:
-            state = self._tree.state
-            waiting = [table for table in waiting if table in (state.memtable, *state.sealed)]
-            if state.memtable in waiting:
-                self._pipeline.seal(state.memtable)
+            waiting = [table for table in waiting if table in self._unflushed()]
+            memtable = self._tree.state.memtable
+            if memtable in waiting:
+                self._pipeline.seal(memtable)
             if waiting:
                 self._wait_a_little()
+
+    def _unflushed(self) -> tuple[MemTable, ...]:
+        """Memtables that are in no table yet, or whose log is not given up yet."""
+        state = self._tree.state
+        # Looked at last: it is set before the memtable leaves the tree.
+        flushing = self._worker.flushing
+        return (state.memtable, *state.sealed, *([] if flushing is None else [flushing]))
 
     def _wait_a_little(self) -> None:
         self._access.check_open()
@@ -252,9 +259,9 @@ class KVStore(StoreMapping):
         self.flush()
         lower, upper = scan_range(start, stop, None, None)
         request = CompactionRequest(lower, upper)
-        self._worker.request(request)
         tell_at = 0.0
         try:
+            self._worker.request(request)
             while not request.done:
                 self._worker.serve()
                 time.sleep(_POLL_SECONDS)

@@ -133,13 +133,20 @@ class Tree:
         return os.path.join(self.directory, paths.format_table(number))
 
     def ensure_manifest(self) -> None:
-        """Makes the manifest, if there is none yet: before the first table, so that tables without
-        a manifest are known for damage. Opens that for which there was no room before."""
+        """Has a manifest that takes edits: to be called before a table is built.
+
+        Makes it, if there is none yet, so that tables without a manifest are known for damage;
+        opens that for which there was no room before; settles one whose last edit failed. So while
+        a disk stays full nothing is built again and again beside what may not be removed yet.
+        """
         if self._manifest is None and self.state.version.log_id:
             self._manifest = ManifestLog.open(self.fs, self.directory)
         elif self._manifest is None:
             version = self.state.version.apply(VersionEdit(log_id=self._log_id))
             self._manifest = ManifestLog.create(self.fs, self.directory, version)
+        elif not self._manifest.settled:
+            self._manifest.roll()
+            self._remove_unsettled()
 
     def new_number(self) -> int:
         """A number for a new table, never used before."""
@@ -176,10 +183,14 @@ class Tree:
         built = built or {}
         try:
             self.ensure_manifest()
-            assert self._manifest is not None
+        except BaseException:
+            self.remove(built)  # no edit names them yet
+            raise
+        assert self._manifest is not None
+        try:
             version = self._manifest.append(edit)
         except BaseException:
-            if self._manifest is None or self._manifest.settled:
+            if self._manifest.settled:
                 self.remove(built)  # a full disk needs the room, and is tried again and again
             else:
                 self._unsettled += built
@@ -191,8 +202,12 @@ class Tree:
             state = self.state
             sealed = tuple(memtable for memtable in state.sealed if memtable is not flushed)
             self.state = TreeState(state.memtable, sealed, version, view)
+        self._remove_unsettled()
+        self.remove(number for number in tables if number not in self._tables)
+
+    def _remove_unsettled(self) -> None:
         unsettled, self._unsettled = self._unsettled, []
-        self.remove(number for number in (*unsettled, *tables) if number not in self._tables)
+        self.remove(unsettled)
 
     def remove(self, numbers: Iterable[int]) -> None:
         """Removes files that no version names. What cannot be removed is tried again on opening.

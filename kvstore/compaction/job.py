@@ -61,6 +61,7 @@ def compact(
         tree.install(VersionEdit(added=added, removed=removed, next_table=tree.next_table))
         counters.moves += 1
         return
+    tree.ensure_manifest()
     output = _Output()
     numbers: list[int] = []
     installing = False

@@ -12,6 +12,7 @@ compaction ends background work, and writing, until the store is reopened.
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from kvstore.compaction.job import Progress, compact
 from kvstore.compaction.picker import LEVELS, Plan, entries_to_read, pick, pick_range
 from kvstore.compaction.pressure import Pressure
 from kvstore.errors import DiskFullError
+from kvstore.memtable import MemTable
 from kvstore.thread import BackgroundThread
 from kvstore.tree import Tree
 
@@ -55,6 +57,8 @@ class BackgroundWorker(BackgroundThread):
         """Why the last attempt failed; None when it did not."""
         self.begun = self.ended = 0
         """How many times it looked for work, and has done what it found or failed to."""
+        self.flushing: MemTable | None = None
+        """The memtable of the flush under way, which ends with giving up its log."""
         self.pressure = Pressure(tree, self)
         self._tree, self._log = tree, log
         self._requests: deque[CompactionRequest] = deque()
@@ -113,6 +117,8 @@ class BackgroundWorker(BackgroundThread):
         return None if did else -1
 
     def _failed(self, error: BaseException) -> None:
+        # Its traceback would keep the tables open that the flush or compaction had, beyond a close.
+        traceback.clear_frames(error.__traceback__)
         self.error = error
         while self._requests:
             self._answer(self._requests[0], error)
@@ -121,10 +127,14 @@ class BackgroundWorker(BackgroundThread):
         sealed = self._tree.state.sealed
         if not sealed or self.failed:
             return False
-        with contextlib.closing(flush(self._tree, self._log, sealed[-1], self.counters)) as steps:
-            for _ in steps:
-                if self._stopping:
-                    return False
+        self.flushing = memtable = sealed[-1]
+        try:
+            with contextlib.closing(flush(self._tree, self._log, memtable, self.counters)) as steps:
+                for _ in steps:
+                    if self._stopping:
+                        return False
+        finally:
+            self.flushing = None
         return True
 
     def _compact(self) -> bool:
@@ -172,7 +182,11 @@ class BackgroundWorker(BackgroundThread):
     def _plans(self, request: CompactionRequest) -> Iterator[Plan]:
         """From the top down: each level's share of the range into the next one."""
         for level in range(LEVELS):
-            while plan := pick_range(self._tree.state.version, request.start, request.stop, level):
+            while not request.cancelled:
+                version = self._tree.state.version
+                plan = pick_range(version, request.start, request.stop, level)
+                if plan is None:
+                    break
                 yield plan
 
     def _answer(self, request: CompactionRequest, error: BaseException | None) -> None:

@@ -143,7 +143,7 @@ class ManifestLog:
         try:
             publish_current(fs, directory)
         except BaseException:
-            _let_go(log)
+            _give_up(fs, directory, log, name)
             raise
         _remove_others(fs, directory, name)
         found = _Found(name, version, size, LogEnd(size, 1, sealed=False))
@@ -240,7 +240,7 @@ class ManifestLog:
         try:
             publish_current(self._fs, self._directory)
         except BaseException:
-            _let_go(log)  # the file stays: perhaps it is what counts
+            _give_up(self._fs, self._directory, log, name)
             raise
         old = self._log
         self._adopt(log, name, size)
@@ -428,6 +428,15 @@ def _open_log(fs: FileSystem, path: str) -> PortableWalWriter:
 def _let_go(log: PortableWalWriter) -> None:
     with contextlib.suppress(KVStoreError):
         log.close()
+
+
+def _give_up(fs: FileSystem, directory: str, log: PortableWalWriter, name: str) -> None:
+    """Lets go of a new manifest that was to count. Where CURRENT names it, perhaps it does; else it
+    is removed, as a full disk is tried again and again."""
+    _let_go(log)
+    with contextlib.suppress(KVStoreError):
+        if read_current(fs, directory) != name:
+            _remove(fs, os.path.join(directory, name))
 
 
 def _remove_others(fs: FileSystem, directory: str, name: str) -> None:

@@ -141,15 +141,15 @@ int kv_block_find(const char *start, size_t size, const char *key, size_t key_le
     return KV_ABSENT;
 }
 
-size_t kv_block_rows(const char *start, size_t size, uint64_t *rows, size_t max_rows,
+size_t kv_block_rows(const char *start, size_t size, size_t first, uint64_t *rows, size_t max_rows,
                      uint64_t *prefix_start, uint64_t *prefix_length) {
     block b = block_open(start, size);
     *prefix_start = (uint64_t)(b.prefix - b.start);
     *prefix_length = b.prefix_length;
-    for (uint32_t i = 0; i < b.count && i < max_rows; i++) {
+    for (size_t i = first; i < b.count && i - first < max_rows; i++) {
         kv_entry e;
-        block_entry(&b, i, &e);
-        uint64_t *row = rows + (size_t)KV_BLOCK_ROW * i;
+        block_entry(&b, (uint32_t)i, &e);
+        uint64_t *row = rows + KV_BLOCK_ROW * (i - first);
         row[0] = (uint64_t)(e.suffix - b.start);
         row[1] = (uint64_t)(e.value - b.start);
         row[2] = row[1] + e.value_length;

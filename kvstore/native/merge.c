@@ -94,10 +94,17 @@ static player play(kv_merge *m, uint64_t node) {
     return first ? a : b;
 }
 
+/* Whether the table's last fault is only that there was no memory: that may be tried again. */
+static bool lacked_memory(kv_table *table) {
+    kv_table_fault fault;
+    kv_table_fault_get(table, &fault);
+    return fault.error == ENOMEM;
+}
+
 static int stop(kv_merge *m, const source *s, int status) {
     m->slot = s->slot;
     m->block = s->index;
-    m->damaged = status == KV_DAMAGED;
+    m->damaged = status == KV_DAMAGED && !lacked_memory(m->view->tables[s->slot]);
     return status;
 }
 

@@ -52,11 +52,12 @@ int kv_block_check(const char *block, size_t size);
  * has passed kv_block_check. hash: the low 32 bits of the key's xxh3. */
 int kv_block_find(const char *block, size_t size, const char *key, size_t key_length, uint64_t hash,
                   uint64_t *out);
-/* Every entry's position, for whoever shows or checks a block: rows of KV_BLOCK_ROW numbers: key
- * suffix start, value start, value end, 1 when deleted, hash; at most max_rows. Returns how many
- * entries there are. *prefix_start and *prefix_length: the prefix of all its keys. */
+/* The positions of entries from number `first` on, for whoever shows or checks a block: rows of
+ * KV_BLOCK_ROW numbers: key suffix start, value start, value end, 1 when deleted, hash; at most
+ * max_rows. Returns how many entries there are. *prefix_start and *prefix_length: the prefix of all
+ * its keys. */
 enum { KV_BLOCK_ROW = 5 };
-size_t kv_block_rows(const char *block, size_t size, uint64_t *rows, size_t max_rows,
+size_t kv_block_rows(const char *block, size_t size, size_t first, uint64_t *rows, size_t max_rows,
                      uint64_t *prefix_start, uint64_t *prefix_length);
 
 /* ---- table.c: one table ---- */
@@ -83,6 +84,9 @@ uint64_t kv_table_blocks(const kv_table *table);
 void kv_table_block_at(const kv_table *table, uint64_t block, uint64_t *offset, uint64_t *length);
 /* Reads and checks a block again, whether it was checked before or not. 0 or KV_DAMAGED. */
 int kv_table_check_block(kv_table *table, uint64_t block);
+/* Whether the keys of a block that was decompressed, and passed kv_block_check, lie between the
+ * separators beside it. 0 or KV_DAMAGED. Prepared tables only. */
+int kv_table_check_plain(kv_table *table, uint64_t block, const char *plain, size_t size);
 /* 0 when the table surely lacks the key; 1 when it may have it, or the filter is damaged. */
 int kv_table_may_contain(kv_table *table, const char *key, size_t key_length, uint64_t hash);
 /* The last fault met. */

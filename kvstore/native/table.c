@@ -274,6 +274,18 @@ void table_malformed_block(kv_table *table, uint32_t index) {
                    load_u32(table->map + end - 4));
 }
 
+int kv_table_check_plain(kv_table *table, uint64_t index, const char *plain, size_t size) {
+    if (index >= kv_table_blocks(table)) {
+        return -EINVAL;
+    }
+    block b = block_open(plain, size);
+    if (!table_block_fits(table, (uint32_t)index, &b)) {
+        table_malformed_block(table, (uint32_t)index);
+        return KV_DAMAGED;
+    }
+    return 0;
+}
+
 int table_verify_block(kv_table *table, uint32_t index) {
     uint64_t offset = table_block_offset(table, index);
     part p = {.what = KV_PART_DATA,

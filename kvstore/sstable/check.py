@@ -21,6 +21,9 @@ __all__ = ["Finding", "TableCheck"]
 
 _HASH_MASK = 0xFFFFFFFF
 _PAIR = struct.Struct("<II")
+_BLOCK_HEAD = struct.Struct("<IH")
+_PORTION_ENTRIES = 4096
+_PORTION_BYTES = 1 << 20
 Findings = Iterator["Finding"]
 
 
@@ -32,7 +35,7 @@ class Finding(NamedTuple):
 
 
 class _Entries(NamedTuple):
-    """A block's entries, column by column."""
+    """Some of a block's entries, column by column."""
 
     keys: list[bytes]
     hashes: list[int]
@@ -171,25 +174,38 @@ class TableCheck:
 
     def _check_block(self, plain: bytes, before: bytes, separator: bytes) -> list[str]:
         """What is wrong in a block whose keys are to lie between two separators."""
-        found = _entries(plain)
-        keys = found.keys
-        digests = [xxh3_64_intdigest(key) for key in keys]
+        first = last = b""  # below every key
+        ascending = hashes_right = filter_knows = True
+        entries = tombstones = key_bytes = value_bytes = 0
+        for found in _portions(plain):
+            keys = found.keys
+            digests = [xxh3_64_intdigest(key) for key in keys]
+            ascending = ascending and last < keys[0] and all(map(lt, keys, keys[1:]))
+            if [digest & _HASH_MASK for digest in digests] != found.hashes:
+                hashes_right = False
+            elif self._filter_sound and not self._filter_knows(keys, digests):
+                filter_knows = False
+            first, last = first or keys[0], keys[-1]
+            entries += len(keys)
+            tombstones += found.tombstones
+            key_bytes += sum(map(len, keys))
+            value_bytes += found.value_bytes
         reasons = []
-        if not all(map(lt, keys, keys[1:])):
+        if not ascending:
             reasons.append("keys do not ascend")
-        if not before < keys[0] or not keys[-1] <= separator:
+        if not before < first or not last <= separator:
             reasons.append("keys are not within the index's separators")
-        if [digest & _HASH_MASK for digest in digests] != found.hashes:
+        if not hashes_right:
             reasons.append("a hash is not that of its key")
-        elif self._filter_sound and not self._filter_knows(keys, digests):
+        elif not filter_knows:
             reasons.append("the filter denies a key")
         if not reasons:
             self.blocks += 1
-            self.entries += len(keys)
-            self._first_key = self._first_key or keys[0]
-            self._tombstones += found.tombstones
-            self._key_bytes += sum(map(len, keys))
-            self._value_bytes += found.value_bytes
+            self.entries += entries
+            self._first_key = self._first_key or first
+            self._tombstones += tombstones
+            self._key_bytes += key_bytes
+            self._value_bytes += value_bytes
         return reasons
 
     def _filter_knows(self, keys: list[bytes], digests: list[int]) -> bool:
@@ -205,16 +221,23 @@ class TableCheck:
         return data[begin + key : begin + end]
 
 
-def _entries(plain: bytes) -> _Entries:
-    """All of a block whose structure was checked."""
-    count = int.from_bytes(plain[:4], "little")
+def _portions(plain: bytes) -> Iterator[_Entries]:
+    """All of a block whose structure was checked, some entries at a time: their keys take much more
+    memory than the block when they share a long prefix."""
+    count, prefix_bytes = _BLOCK_HEAD.unpack_from(plain)
     width = lib.KV_BLOCK_ROW
-    rows = ffi.new("uint64_t[]", count * width)
+    most = min(count, _PORTION_ENTRIES, _PORTION_BYTES // (prefix_bytes + 1))
+    rows = ffi.new("uint64_t[]", most * width)
     prefix_place = ffi.new("uint64_t[2]")
-    lib.kv_block_rows(plain, len(plain), rows, count, prefix_place, prefix_place + 1)
-    start, length = prefix_place
-    prefix = plain[start : start + length]
-    numbers = ffi.unpack(rows, count * width)
+    for begin in range(0, count, most):
+        size = min(most, count - begin)
+        lib.kv_block_rows(plain, len(plain), begin, rows, size, prefix_place, prefix_place + 1)
+        start, length = prefix_place
+        yield _portion(plain, plain[start : start + length], ffi.unpack(rows, size * width))
+
+
+def _portion(plain: bytes, prefix: bytes, numbers: list[int]) -> _Entries:
+    width = lib.KV_BLOCK_ROW
     starts, values, ends, deleted, hashes = (numbers[column::width] for column in range(width))
     return _Entries(
         keys=[prefix + plain[a:b] for a, b in zip(starts, values, strict=True)],

@@ -172,6 +172,8 @@ class Table:
         place = ffi.new("uint64_t[2]")
         lib.kv_table_block_at(self.c, block, place, place + 1)
         plain = read_block(self.file, place[0], place[1] + TRAILER_BYTES, self.seed)
+        if lib.kv_table_check_plain(self.c, block, plain, len(plain)):
+            raise self.fault()
         if cache is not None:
             cache.put(self.identity, block, plain)
         return plain

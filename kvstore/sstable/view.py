@@ -197,7 +197,7 @@ class Merge:
     Whoever runs the kernel on ``c`` gives ``resolve`` what it stopped for. Not thread-safe.
     """
 
-    __slots__ = ("_fed", "c", "view")
+    __slots__ = ("_fed", "_taken", "c", "view")
 
     def __init__(
         self,
@@ -208,6 +208,8 @@ class Merge:
     ) -> None:
         self.view = view
         self._fed: dict[int, bytes] = {}
+        # Of a cursor: whether the kernel may have moved past entries that nobody was given.
+        self._taken = False
         c = _merge_new(
             view.c,
             _NULL if lower is None else lower,
@@ -282,14 +284,19 @@ class Cursor(Merge):
         """The next entries, at least one and at most ``entries_max``; none at the end.
 
         Raises CorruptionError or StorageIOError when it comes to damage, and again if it is called
-        again: it never goes on over it. O(log runs) an entry.
+        again: it never goes on over it. After what else cut a call short (MemoryError, Ctrl-C) it
+        goes on when nothing was lost, else every further call is a KVStoreError. O(log runs) an
+        entry.
         """
+        if self._taken:
+            self._refuse()
         entries_max = min(entries_max, _ENTRIES_MAX)
         try:
             output = _outputs.pop()
         except IndexError:
             output = _Output(_OUTPUT_BYTES)
         chunk = output.chunk
+        self._taken = True
         status = _merge_read(self.c, output.bytes, output.size, output.lengths, entries_max, chunk)
         count = chunk.count
         entries = _entries(output, count) if count else []
@@ -297,6 +304,7 @@ class Cursor(Merge):
             self._read_on(entries, status, entries_max, output)
         if len(_outputs) < _POOL_MAX:
             _outputs.append(output)
+        self._taken = False
         return entries
 
     def _read_on(
@@ -305,6 +313,7 @@ class Cursor(Merge):
         """Deals with what stopped the kernel, until there are entries, or the end."""
         while status != _END:
             chunk = output.chunk
+            self._taken = bool(entries)
             if status == _NEED_BLOCK and len(entries) < entries_max:
                 try:
                     self.resolve(status, chunk)
@@ -321,17 +330,28 @@ class Cursor(Merge):
             elif status != _MORE:
                 self.resolve(status, chunk)
             left = entries_max - len(entries)
+            self._taken = True
             status = _merge_read(self.c, output.bytes, output.size, output.lengths, left, chunk)
             if chunk.count:
                 entries += _entries(output, chunk.count)
 
+    def _refuse(self) -> NoReturn:
+        raise KVStoreError("a scan was cut short between a read and its result; begin it again")
+
     def count(self) -> int:
-        """How many entries are left; reads them all. About 20 ns an entry, without the GIL."""
+        """How many entries are left; reads them all. About 20 ns an entry, without the GIL.
+
+        Raises as ``read`` does; cut short, it cannot be asked again.
+        """
+        if self._taken:
+            self._refuse()
         chunk = ffi.new("kv_chunk *")
         count = ffi.new("uint64_t *")
+        self._taken = True
         while True:
             status = lib.kv_merge_count(self.c, _COUNT_STEP, count, chunk)
             if status == _END:
+                self._taken = False
                 total: int = count[0]
                 return total
             if status != _MORE:

@@ -547,3 +547,35 @@ def test_orphans_are_ours_and_needed_by_nobody(store: Path) -> None:
     assert found is not None
     assert orphans(FS, str(store), *found) == sorted(unneeded)
     assert (store / "000003.sst").exists()
+
+
+class FullForCurrent(FaultFileSystem):
+    """There is no room for the rename that makes a manifest count."""
+
+    def __init__(self) -> None:
+        super().__init__(None, Fault(errno.ENOSPC, frozenset({"rename"}), forever=True))
+
+    def step(self, operation: str, path: str) -> int | None:
+        return super().step(operation, path) if path.endswith("CURRENT") else None
+
+
+def test_a_disk_that_stays_full_is_not_filled_with_manifests(store: Path) -> None:
+    fs = FullForCurrent()
+    fs.fail_at = 0
+    for _ in range(3):
+        with pytest.raises(DiskFullError):
+            write(store, 0, fs=fs)
+        assert list(store.glob("MANIFEST*")) == []
+    fs.heal()
+    with write(store, 2, fs=fs) as manifest:
+        before = list(store.glob("MANIFEST*"))
+        fs.fail_at = fs.count
+        for _ in range(3):
+            with pytest.raises(DiskFullError):
+                manifest.roll()
+            assert list(store.glob("MANIFEST*")) == before
+            assert read(store) == versions(2)[2]
+        fs.heal()
+        manifest.append(flush(3))
+        assert len(list(store.glob("MANIFEST*"))) == 1
+    assert read(store) == versions(3)[3]

@@ -32,11 +32,13 @@ def find(block: bytes, key: bytes, hash_: int | None = None) -> tuple[int, bytes
     return status, block[out[0] : out[0] + out[1]] if status == lib.KV_FOUND else b""
 
 
-def rows(block: bytes, max_rows: int = 100_000) -> tuple[int, list[Entry], list[int]]:
+def rows(
+    block: bytes, max_rows: int = 100_000, first: int = 0
+) -> tuple[int, list[Entry], list[int]]:
     at, length = ffi.new("uint64_t *"), ffi.new("uint64_t *")
     out = ffi.new("uint64_t[]", lib.KV_BLOCK_ROW * min(max_rows, 4096))
-    count = lib.kv_block_rows(block, len(block), out, max_rows, at, length)
-    numbers = ffi.unpack(out, lib.KV_BLOCK_ROW * min(count, max_rows))
+    count = lib.kv_block_rows(block, len(block), first, out, max_rows, at, length)
+    numbers = ffi.unpack(out, lib.KV_BLOCK_ROW * min(max(count - first, 0), max_rows))
     prefix = block[at[0] : at[0] + length[0]]
     entries: list[Entry] = []
     for i in range(0, len(numbers), lib.KV_BLOCK_ROW):
@@ -64,6 +66,14 @@ def test_a_block_reads_as_the_oracle_wrote_it(entries: list[Entry], others: list
         if key not in known:
             assert find(block, key)[0] == lib.KV_ABSENT
             assert find(block, key, hash32(entries[0][0]))[0] == lib.KV_ABSENT
+
+
+def test_rows_begin_and_end_where_they_are_asked_to() -> None:
+    entries: list[Entry] = [(b"key%d" % number, b"") for number in range(5)]
+    block = encode_block(entries)
+    for first in range(7):
+        for count in range(7):
+            assert rows(block, count, first)[:2] == (5, entries[first : first + count])
 
 
 ONE = encode_block([(b"ab", b"xy")])  # prefix ab: head 8, hash 4, offsets 4, prefix 2, value 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -290,6 +291,39 @@ def test_a_sound_table_has_no_findings(
 def test_a_table_of_one_large_entry_is_verified(tmp_path: Path) -> None:
     table = make_table(tmp_path / "table.sst", {b"k" * 65536: bytes(1 << 20)})
     assert list(table.verify()) == []
+
+
+def test_verifying_takes_little_more_memory_than_a_block(tmp_path: Path) -> None:
+    """Here the keys take 60 MB, and the block that they share their prefix in, 80 kB: no builder
+    makes such a one."""
+    entries = {b"p" * 60_000 + b"%04d" % number: b"" for number in range(1000)}
+    with lie("_cut", lambda entries, _: [entries]):
+        check = TableCheck(make_table(tmp_path / "table.sst", entries))
+    del entries
+    tracemalloc.start()
+    try:
+        assert list(check.findings()) == []
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (check.blocks, check.entries) == (1, 1000)
+    assert peak_bytes < 8 << 20
+
+
+@pytest.mark.parametrize("wrong", [0, 6, 7, 19])
+def test_verifying_looks_at_each_portion_of_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    monkeypatch.setattr("kvstore.sstable.check._PORTION_ENTRIES", 7)
+    entries = {b"key%02d" % number: b"" for number in range(20)}
+    path = write_table(tmp_path / "table.sst", entries)
+    check = TableCheck(open_table(path))
+    assert list(check.findings()) == []
+    assert (check.blocks, check.entries) == (1, 20)
+    hashed = b"key%02d" % wrong
+    with lie("hash32", lambda key: REAL_HASH(key) ^ (key == hashed)):
+        write_table(path, entries, filter_bits=0)
+    assert [(at, "hash" in reason) for at, reason in findings_of(path)] == [(32, True)]
 
 
 @pytest.mark.slow

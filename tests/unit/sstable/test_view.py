@@ -18,15 +18,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.errors import CorruptionError, LimitError
+from kvstore.errors import CorruptionError, KVStoreError, LimitError
 from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.native import ffi, lib
-from kvstore.sstable import BlockCache, Table, View
+from kvstore.sstable import BlockCache, Cursor, Table, View
 from kvstore.sstable import view as view_module
 from tests.support import table_oracle
 from tests.support.damage import flip
 from tests.support.faultfs import FaultFileSystem
+from tests.support.stores import output_of
 from tests.support.table_files import KINDS, SMALL, make_view, read_all, write_table
+from tests.unit.sstable.test_builder import build_run
+from tests.unit.store.test_interrupts import Interrupter, points
 
 Run = dict[bytes, "bytes | None"]
 each_kind = pytest.mark.parametrize("kinds", KINDS.values(), ids=KINDS)
@@ -213,6 +216,58 @@ def test_a_cursor_interrupted_while_it_is_given_a_block_goes_on(tmp_path: Path) 
     assert read_all(cursor) == list(merged([run]).items())
 
 
+@each_kind
+def test_a_cursor_interrupted_anywhere_goes_on_without_a_hole_or_not_at_all(
+    tmp_path: Path, kinds: tuple[int, ...]
+) -> None:
+    view = make_view(tmp_path, [[SMALL]], kinds=kinds, block_bytes=100, cache_bytes=0)
+    expected = list(merged([SMALL]).items())
+    went_on = refused = 0
+    interrupted = True
+    for point in points():
+        cursor = view.cursor()
+        got: list[tuple[bytes, bytes]] = []
+
+        def read(cursor: Cursor = cursor, got: list[tuple[bytes, bytes]] = got) -> None:
+            while entries := cursor.read(4):
+                got.extend(entries)
+
+        interrupted = Interrupter(point).run(read)
+        try:
+            got += read_all(cursor, 4)
+        except KVStoreError:
+            refused += 1
+            assert got == expected[: len(got)]
+            for call in (partial(cursor.read, 1), cursor.count):
+                with pytest.raises(KVStoreError, match="begin it again"):
+                    call()
+        else:
+            went_on += 1
+            assert got == expected
+        if not interrupted:
+            break
+    assert not interrupted
+    assert went_on > 5
+    assert refused > 5
+
+
+def test_a_count_that_was_interrupted_is_not_given_for_the_whole(tmp_path: Path) -> None:
+    cursor = make_view(tmp_path, [[SMALL]]).cursor()
+
+    def count(*arguments: Any) -> int:
+        lib.kv_merge_count(*arguments)
+        raise KeyboardInterrupt
+
+    with (
+        mock.patch.object(view_module, "lib", mock.Mock(wraps=lib, kv_merge_count=count)),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        cursor.count()
+    for call in (cursor.count, partial(cursor.read, 1)):
+        with pytest.raises(KVStoreError, match="begin it again"):
+            call()
+
+
 # ---- compressed blocks and their cache ----
 
 
@@ -371,6 +426,23 @@ def test_a_scan_gives_what_is_before_the_damage_and_never_goes_on(
     assert view.get(before[0][0]) == before[0][1]
 
 
+@each_kind
+def test_a_block_whose_keys_are_not_where_the_index_says_is_damage(
+    tmp_path: Path, kinds: tuple[int, ...]
+) -> None:
+    """A look-up that trusted it could miss a key in silence, or find an older version."""
+    with mock.patch.object(
+        table_oracle, "_separator", lambda last, _: last[:-1] + bytes([last[-1] - 1])
+    ):
+        view = make_view(tmp_path, [[SMALL]], block_bytes=100, kinds=kinds)
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="malformed") as caught:
+            view.get(b"key00")
+        assert (caught.value.path, caught.value.offset) == (view.tables[0].path, 32)
+        with pytest.raises(CorruptionError, match="malformed"):
+            view.cursor().read(1)
+
+
 def test_a_damaged_newer_table_hides_nothing_silently(tmp_path: Path) -> None:
     newest: Run = {b"key": b"new", b"other": b"new"}
     view = make_view(tmp_path, [[newest], [{b"key": b"old"}]], filter_bits=0)
@@ -379,3 +451,39 @@ def test_a_damaged_newer_table_hides_nothing_silently(tmp_path: Path) -> None:
         view.get(b"key")
     with pytest.raises(CorruptionError):
         view.cursor().read(1)
+
+
+WITHOUT_MEMORY = """
+import errno, os, resource, sys
+from pathlib import Path
+from kvstore import StorageIOError
+from kvstore.fs import PosixFileSystem
+from kvstore.sstable import BlockCache, Table, View
+
+small, large = (
+    View([[Table.open(PosixFileSystem(), path)]], BlockCache(0)) for path in sys.argv[1:]
+)
+small.cursor().read(1)  # takes the memory that every read needs
+cursor = large.cursor()
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * os.sysconf("SC_PAGE_SIZE") + (1 << 18)
+resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+refused = 0
+for _ in range(2):
+    try:
+        cursor.read(1)
+    except StorageIOError as error:
+        refused += error.errno == errno.ENOMEM
+resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+print(refused, cursor.read(1), cursor.count())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc here")
+def test_a_cursor_that_met_no_memory_goes_on_when_there_is_some(tmp_path: Path) -> None:
+    blocks = 100_000  # whose index needs 1 MB
+    build_run(tmp_path / "large", {b"%06d" % n: b"" for n in range(blocks)}, block_bytes=1)
+    write_table(tmp_path / "small", SMALL)
+    printed = output_of(WITHOUT_MEMORY, tmp_path / "small", tmp_path / "large")
+    assert printed == f"2 [(b'000000', b'')] {blocks - 1}\n"

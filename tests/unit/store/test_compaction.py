@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -187,6 +188,25 @@ def test_what_progress_raises_ends_the_compaction_and_loses_nothing(tmp_path: Pa
         assert dict(db.items()) == model
         assert len(tables(path)) == sum(level.tables for level in db.stats().levels)
     assert contents(path) == model
+
+
+def test_a_compaction_whose_caller_was_interrupted_as_he_asked_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with KVStore(tmp_path / "db", small()) as db:
+        for seed in (1, 2):
+            db.put(b"k", noise(100, seed))
+            db.flush()
+        before = db.stats().levels
+        with monkeypatch.context() as patch:
+            patch.setattr(db._worker, "_serve_request", lambda: False)  # not yet
+            patch.setattr(db._worker, "rouse", mock.Mock(side_effect=KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                db.compact()
+        assert len(db._worker._requests) == 1
+        db._worker.rouse()
+        wait_until(lambda: not db._worker._requests)
+        assert db.stats().levels == before
 
 
 def test_a_queue_leaves_nearly_nothing_behind(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import kvstore
 from kvstore import KVStore
+from tests.support.faultfs import FaultFileSystem
 from tests.support.stores import NEVER, contents, each_backend, segment_names
 from tests.support.trees import (
     SMALL,
@@ -37,10 +38,46 @@ def test_flush_moves_memory_to_a_table_and_gives_the_log_up(tmp_path: Path, back
             (0, 1, 60)
         ]
         assert stats.flush_bytes == stats.table_bytes == (path / tables(path)[0]).stat().st_size
-        wait_until(lambda: len(segment_names(path)) == 1)  # the flush was over before
+        assert len(segment_names(path)) == 1
         assert db == model
         assert db.verify().ok
     assert contents(path) == model
+
+
+class SlowToForget(FaultFileSystem):
+    """Gives a log file up when ``flush`` has returned, or else after a while."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.returned = threading.Event()
+        self.overtaken: list[bool] = []
+
+    def step(self, operation: str, path: str) -> int | None:
+        if operation in ("unlink", "rename") and path.endswith(("recycled.wal.tmp", ".wal")):
+            self.overtaken.append(self.returned.wait(0.01))
+        return super().step(operation, path)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_flush_returns_when_the_log_is_given_up(tmp_path: Path, *, begun: bool) -> None:
+    fs = SlowToForget()
+    fs.returned.set()
+    with KVStore(tmp_path / "db", small(memtable_bytes_max=1 << 20), fs=fs) as db:
+        for i in range(60):
+            db.put(b"%d" % i, noise(3000, i), sync=False)
+        fs.overtaken.clear()
+        fs.returned.clear()
+        if begun:  # by another thread, and the table is there already
+            other = threading.Thread(target=db.flush)
+            other.start()
+            wait_until(lambda: not db.stats().sealed_memtables and db.stats().flushes)
+        db.flush()
+        fs.returned.set()
+        assert fs.overtaken
+        assert not any(fs.overtaken)
+        assert len(segment_names(tmp_path / "db")) == 1
+        if begun:
+            other.join(20)
 
 
 def test_a_flush_of_nothing_does_nothing(tmp_path: Path) -> None:
@@ -80,7 +117,7 @@ def test_the_log_goes_only_when_the_table_and_the_edit_are_durable(tmp_path: Pat
         assert len(segment_names(tmp_path / "db")) > 2
         before = len(fs.operations)
         db.flush()
-        wait_until(lambda: len(segment_names(tmp_path / "db")) == 1)
+        assert len(segment_names(tmp_path / "db")) == 1
         seen = fs.operations[before:]
     manifest = "MANIFEST-000001"
     table = seen.index(("sync", "000002.sst.tmp"))

@@ -317,3 +317,27 @@ def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
         assert dict(db.scan()) == {b"a": b"1", b"b": b"2"}
     with kvstore.open(tmp_path / "s") as db:
         assert dict(db.scan()) == {b"a": b"1", b"b": b"2"}
+
+
+@pytest.mark.parametrize("name", ["put", "put relaxed", "delete", "delete relaxed"])
+def test_a_memtable_whose_first_change_was_interrupted_is_flushed_whole(
+    tmp_path: Path, name: str
+) -> None:
+    """Its counts and LSNs may lack what it holds, and no later write mends them."""
+    with kvstore.open(tmp_path / "db", wal_backend="pwrite", flush_interval_ms=NEVER) as db:
+        for point in points():
+            db.put(b"old", b"1", sync=False)
+            db.flush()
+            assert not db._tree.state.memtable.entry_count
+            key = b"%d" % point
+            interrupted = Interrupter(point).run(lambda key=key: CALLS[name](db, key))  # type: ignore[misc]
+            db.flush()
+            assert not db._tree.state.memtable.entry_count
+            if not interrupted:
+                break
+        assert db.stats().background_error == ""
+        memory = dict(db.items())
+    assert not interrupted
+    assert point > 5
+    assert (memory.get(key) == b"new") if "put" in name else b"old" not in memory
+    assert contents(tmp_path / "db", recovery="strict") == memory
