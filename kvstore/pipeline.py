@@ -141,6 +141,7 @@ class WritePipeline:
             self._apply_all_ready()
 
     def _apply_all_ready(self) -> None:
+        # Its loops do not stand in the block that holds the lock: decision 15.
         while pairs := self._wal.ready():
             tickets = pairs[::2]
             for ticket, lsn in zip(tickets, pairs[1::2], strict=True):

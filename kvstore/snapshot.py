@@ -277,26 +277,36 @@ def _scan(
     access.scans.add(running)
     try:
         first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
-        left = limit
-        for chunk in pin.chunks(start, stop, reverse=reverse, first_chunk=first):
-            entries = chunk if left is None else chunk[:left]
-            if left is not None:
-                left -= len(entries)
-            running.entries = entries
-            if access.refusal is None and pin.state is not None:
-                yield entries
-            if access.refusal is not None or pin.state is None:
-                break
-            if left is not None and left <= 0:
-                return
-        if access.refusal is not None or pin.state is None:
-            # What was read while somebody closed it may lack entries.
-            access.check_open()
-            raise ClosedError("the snapshot")
+        chunks = pin.chunks(start, stop, reverse=reverse, first_chunk=first)
+        yield from _give_out(access, pin, running, chunks, limit)
     finally:
         access.scans.discard(running)
         if pin is not source:
             pin.close()
+
+
+def _give_out(
+    access: Access,
+    pin: Pin,
+    running: RunningScan,
+    chunks: Iterator[list[Entry]],
+    left: int | None,
+) -> Iterator[list[Entry]]:
+    for chunk in chunks:
+        entries = chunk if left is None else chunk[:left]
+        if left is not None:
+            left -= len(entries)
+        running.entries = entries
+        if access.refusal is None and pin.state is not None:
+            yield entries
+        if access.refusal is not None or pin.state is None:
+            break
+        if left is not None and left <= 0:
+            return
+    if access.refusal is not None or pin.state is None:
+        # What was read while somebody closed it may lack entries.
+        access.check_open()
+        raise ClosedError("the snapshot")
 
 
 def end_scans(access: Access, pin: Pin | None = None) -> None:

@@ -116,34 +116,38 @@ class MemTable:
     def apply(self, changes: dict[bytes, bytes | None], lsn: int) -> None:
         """Applies a batch; a reader sees all of it or nothing. O(changes)."""
         with self._lock:
-            if self._changing:
-                self._mend()
-            self._changing = True
-            values = self._values
-            if self._closing:
-                self._close_snapshots()
-            deleted = used = 0
-            for key, value in changes.items():
-                if self._snapshots:
-                    self._remember(key, values.get(key, ABSENT), lsn)
-                if key not in values:
-                    self._unsorted.append(key)
-                elif values[key] is None:
-                    deleted -= 1
-                if value is None:
-                    deleted += 1
-                    used += _ENTRY_BYTES + len(key)
-                else:
-                    used += _ENTRY_BYTES + len(key) + len(value)
-            values.update(changes)
-            self._deleted_count += deleted
-            self.bytes_used += used
-            for key in [key for key, value in changes.items() if value is None]:
-                self._drop_needless(key)
-            self.last_lsn = lsn
-            self._changing = False
-            if _VERIFY:
-                self._check()
+            self._apply(changes, lsn)
+
+    def _apply(self, changes: dict[bytes, bytes | None], lsn: int) -> None:
+        # Its loops do not stand in the block that holds the lock: decision 15.
+        if self._changing:
+            self._mend()
+        self._changing = True
+        values = self._values
+        if self._closing:
+            self._close_snapshots()
+        deleted = used = 0
+        for key, value in changes.items():
+            if self._snapshots:
+                self._remember(key, values.get(key, ABSENT), lsn)
+            if key not in values:
+                self._unsorted.append(key)
+            elif values[key] is None:
+                deleted -= 1
+            if value is None:
+                deleted += 1
+                used += _ENTRY_BYTES + len(key)
+            else:
+                used += _ENTRY_BYTES + len(key) + len(value)
+        values.update(changes)
+        self._deleted_count += deleted
+        self.bytes_used += used
+        for key in [key for key, value in changes.items() if value is None]:
+            self._drop_needless(key)
+        self.last_lsn = lsn
+        self._changing = False
+        if _VERIFY:
+            self._check()
 
     def _drop_needless(self, key: bytes) -> None:
         """Forgets a deleted key when there is nothing that its tombstone would hide: else whoever
@@ -264,16 +268,21 @@ class MemTable:
             elif after is not None:
                 lower, inclusive = after, (False, False)
             keys: Iterable[bytes] = self._sorted.irange(lower, upper, inclusive, reverse)
-            values = self._values
-            found = [(key, values[key]) for key in itertools.islice(keys, keys_max)]
-            last = found[-1][0] if len(found) == keys_max else None
-            if undo := self._undo:
-                found = [
-                    (key, self._value_at(key, snapshot) if key in undo else value)
-                    for key, value in found
-                ]
-                found = [entry for entry in found if entry[1] is not ABSENT]
-            return found, last
+            return self._read_keys(snapshot, keys, keys_max)
+
+    def _read_keys(
+        self, snapshot: int, keys: Iterable[bytes], keys_max: int
+    ) -> tuple[list[tuple[bytes, bytes | None]], bytes | None]:
+        values = self._values
+        found = [(key, values[key]) for key in itertools.islice(keys, keys_max)]
+        last = found[-1][0] if len(found) == keys_max else None
+        if undo := self._undo:
+            found = [
+                (key, self._value_at(key, snapshot) if key in undo else value)
+                for key, value in found
+            ]
+            found = [entry for entry in found if entry[1] is not ABSENT]
+        return found, last
 
     def sort_some(self, keys_max: int) -> bool:
         """Brings so many new keys into the sorted view; True when none is left to be sorted.

@@ -51,9 +51,13 @@ class BlockCache:
             before = self._blocks.pop(key, None)
             self.bytes += len(plain) - (len(before) if before is not None else 0)
             self._blocks[key] = plain
-            while self.bytes > self.bytes_max:
-                _, oldest = self._blocks.popitem(last=False)
-                self.bytes -= len(oldest)
+            self._make_room()
+
+    def _make_room(self) -> None:
+        # The loop does not stand in the block that holds the lock: decision 15.
+        while self.bytes > self.bytes_max:
+            _, oldest = self._blocks.popitem(last=False)
+            self.bytes -= len(oldest)
 
     def _check(self) -> None:
         """Audits the invariants; for tests."""

@@ -6,6 +6,7 @@ import random
 import threading
 
 from kvstore.sstable import BlockCache
+from tests.support.interrupts import interrupted_in_loop
 
 
 def test_a_block_that_was_put_is_given_back_and_counted() -> None:
@@ -28,6 +29,18 @@ def test_the_least_recently_used_block_makes_room() -> None:
     cache.put(1, 4, bytes(25))
     assert [cache.get(1, block) is not None for block in range(5)] == [False] * 4 + [True]
     assert cache.bytes == 25
+
+
+def test_making_room_that_is_interrupted_leaves_the_cache_usable() -> None:
+    cache = BlockCache(10)
+    for block in range(10):
+        cache.put(1, block, bytes(1))
+    assert interrupted_in_loop(lambda: cache.put(2, 0, bytes(10)), 3)
+    assert cache._lock.acquire(timeout=5)
+    cache._lock.release()
+    cache.put(2, 1, bytes(10))
+    assert cache.get(2, 1) == bytes(10)
+    cache._check()
 
 
 def test_a_block_larger_than_the_cache_is_not_kept_and_displaces_nothing() -> None:

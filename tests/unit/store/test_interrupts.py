@@ -1,8 +1,8 @@
 """Ctrl-C at every point of a write: the store goes on, and memory stays what the log says.
 
 A profile function raises KeyboardInterrupt at the n-th function call, or return from C, of the
-package's own code within a write, for every n: those are the places where CPython looks for
-signals. Real signals at random moments come on top of that.
+package's own code within a write, for every n, and a trace function as a loop goes back: those are
+the places where CPython looks for signals. Real signals at random moments come on top of that.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import pytest
 
 import kvstore
 from kvstore import KVStore
+from tests.support.interrupts import interrupted_in_loop
 from tests.support.stores import (
     NEVER,
     SMALLEST_BUFFER,
@@ -142,6 +143,37 @@ def test_a_write_interrupted_anywhere_leaves_memory_and_log_agreeing(
     settle_and_compare(db, tmp_path / "db", promised)
 
 
+def read_all(db: KVStore, key: bytes) -> None:
+    with db.snapshot() as snapshot:
+        db.put(key, b"not in the snapshot")
+        list(snapshot.scan())
+    list(db.scan())
+
+
+@pytest.mark.parametrize("name", ["put", "put again", "delete", "batch", "batch relaxed", "read"])
+def test_a_loop_interrupted_anywhere_leaves_no_lock_held_and_nothing_pinned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("kvstore.snapshot._FIRST_CHUNK", 2)
+    call = {**CALLS, "read": read_all}[name]
+    with kvstore.open(tmp_path / "db", wal_backend="pwrite", flush_interval_ms=NEVER) as db:
+        for i in range(5):  # several lists of a scan
+            db.put(b"%d" % i, b"", sync=False)
+        for point in points():
+            db.put(b"old", b"", sync=False)
+            db.delete(b"new", sync=False)
+            db.snapshot().close()  # drops old versions, whose number would grow with the points
+            interrupted = interrupted_in_loop(lambda: call(db, b"new"), point)
+            memtable = db._tree.state.memtable
+            for lock in (db._pipeline._lock, memtable._lock):
+                assert lock.acquire(timeout=5)
+                lock.release()
+            assert (db._access.scans, memtable._snapshots) == (set(), {})
+            if not interrupted:
+                break
+        assert point > 0
+
+
 @each_backend
 @pytest.mark.parametrize("sync", [True, False])
 @pytest.mark.slow
@@ -237,7 +269,6 @@ def interrupted_by_signal(call: Callable[[], object], seconds: float) -> bool:
     return False
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no setitimer here")
 @each_backend
 @pytest.mark.parametrize(
