@@ -27,10 +27,20 @@ from kvstore.errors import LimitError
 from kvstore.native import BytesLike, as_bytes, lib
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX
 
-__all__ = ["WriteBatch", "check_key", "check_value", "encode_delete", "encode_put"]
+__all__ = [
+    "OPERATION_BYTES",
+    "WriteBatch",
+    "check_key",
+    "check_value",
+    "encode",
+    "encode_delete",
+    "encode_put",
+]
 
 # Part of the format.
 _OPERATION = struct.Struct("<II")
+OPERATION_BYTES = _OPERATION.size
+"""What an operation takes beside its key and value."""
 _PUT, _DELETE = lib.KV_PUT, lib.KV_DELETE
 _BATCH_BYTES_MAX = 1 << 30  # one log entry
 
@@ -62,6 +72,14 @@ def _size(data: BytesLike) -> int:
 def encode_put(key: bytes, value: bytes) -> bytes:
     """One put, checked already."""
     return _OPERATION.pack(_PUT | len(key) << 8, len(value)) + key + value
+
+
+def encode(change: tuple[bytes, bytes | None] | dict[bytes, bytes | None]) -> bytes:
+    """The payload of a put, of a delete (value None), or of the changes of a batch."""
+    if isinstance(change, dict):
+        return _encode_all(change)
+    key, value = change
+    return encode_delete(key) if value is None else encode_put(key, value)
 
 
 def encode_delete(key: bytes) -> bytes:
@@ -117,16 +135,25 @@ class WriteBatch:
         return f"<WriteBatch of {len(self)} changes>"
 
     @property
+    def bytes_encoded(self) -> int:
+        """The size of ``encode()``."""
+        return self._bytes
+
+    @property
     def changes(self) -> dict[bytes, bytes | None]:
         """key -> value, None where it is deleted; a copy."""
         return dict(self._changes)
 
     def encode(self) -> bytes:
         """The payload of the log entry."""
-        parts: list[bytes] = []
-        for key, value in self._changes.items():
-            if value is None:
-                parts.append(encode_delete(key))
-            else:
-                parts += (_OPERATION.pack(_PUT | len(key) << 8, len(value)), key, value)
-        return b"".join(parts)
+        return _encode_all(self._changes)
+
+
+def _encode_all(changes: dict[bytes, bytes | None]) -> bytes:
+    parts: list[bytes] = []
+    for key, value in changes.items():
+        if value is None:
+            parts.append(encode_delete(key))
+        else:
+            parts += (_OPERATION.pack(_PUT | len(key) << 8, len(value)), key, value)
+    return b"".join(parts)

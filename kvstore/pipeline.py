@@ -3,9 +3,9 @@
 A write, top to bottom:
 
     commit           register the change under a ticket; ONE native call appends the entry and waits
-                     until it is durable, sharing the device write with others
-    apply_ready      whoever comes back first applies, in LSN order, all that has become durable,
-                     its own change among it
+                     until it is durable, sharing the device write with others, and applied
+    apply_ready      whoever the core chooses for it applies, in LSN order, all that has become
+                     durable, its own change among it; the others come back after that
     seal             a memtable that has become full is given to the background
 
 A relaxed write is applied at once when nothing before it waits to become durable; else it waits for
@@ -17,17 +17,26 @@ from __future__ import annotations
 
 import itertools
 import threading
+from typing import NamedTuple
 
 from kvstore.access import Access
 from kvstore.compaction import BackgroundWorker
 from kvstore.errors import KVStoreError
 from kvstore.tree import Tree
-from kvstore.wal import SegmentedWalWriter
+from kvstore.wal import READY_MAX, SegmentedWalWriter
 from kvstore.wal.background import BackgroundFlusher
 
 __all__ = ["Change", "WritePipeline"]
 
 Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
+"""Of one write: one put or delete (None), or a batch."""
+
+
+class Puts(NamedTuple):
+    """Many writes of one key each, that became durable together."""
+
+    keys: tuple[bytes, ...]
+    values: tuple[bytes | None, ...]
 
 
 class WritePipeline:
@@ -45,9 +54,9 @@ class WritePipeline:
         self._flusher, self._worker = flusher, worker
         self.pressure = worker.pressure
         self._memtable_bytes_max = tree.options.memtable_bytes_max
-        self._wal_put_relaxed = wal.put_relaxed
+        self._wal_put, self._wal_put_relaxed = wal.put_and_apply, wal.put_relaxed
         self._tickets = itertools.count(1)
-        self._pending: dict[int, Change] = {}
+        self._pending: dict[int, Change | Puts] = {}
         self._lock = threading.Lock()
         self.applied_lsn = wal.last_lsn
         """Everything up to this LSN is visible."""
@@ -59,13 +68,29 @@ class WritePipeline:
         ticket = next(self._tickets)
         self._pending[ticket] = change
         try:
-            lsn = self._wal.append_and_commit(payload, ticket)
+            twice_lsn = self._wal.append_and_apply(payload, ticket)
         except KVStoreError:
             # Refused or failed, so its turn never comes. (After what a signal handler raises it
             # may, whatever that is.)
             self._pending.pop(ticket, None)
             raise
-        if self.applied_lsn < lsn:
+        if twice_lsn & 1:
+            self.apply_ready()
+        if not self._flusher.awake:
+            self._flusher.rouse()
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """``commit`` of one put, which C encodes."""
+        if self._access.refusal is not None or self.pressure.closed:
+            self.wait_for_room(len(key) + len(value))
+        ticket = next(self._tickets)
+        self._pending[ticket] = (key, value)
+        try:
+            twice_lsn = self._wal_put(key, value, ticket)
+        except KVStoreError:
+            self._pending.pop(ticket, None)
+            raise
+        if twice_lsn & 1:
             self.apply_ready()
         if not self._flusher.awake:
             self._flusher.rouse()
@@ -127,6 +152,17 @@ class WritePipeline:
             self._flusher.rouse()
         return lsn
 
+    def try_begin_puts(self, keys: tuple[bytes, ...], values: tuple[bytes | None, ...]) -> int:
+        """``try_begin`` of many puts and deletes, each a write of its own: all of them or none."""
+        ticket = next(self._tickets)
+        self._pending[ticket] = Puts(keys, values)
+        lsn = self._wal.try_append_puts(keys, values, ticket)
+        if lsn < 0:
+            self._pending.pop(ticket, None)
+        elif not self._flusher.awake:
+            self._flusher.rouse()
+        return lsn
+
     def wait_for_room(self, entry_bytes: int) -> None:
         """Waits as long as the background holds writers back, or raises why nothing is written."""
         self._access.check_writable()
@@ -142,7 +178,8 @@ class WritePipeline:
 
     def _apply_all_ready(self) -> None:
         # Its loops do not stand in the block that holds the lock: decision 15.
-        while pairs := self._wal.ready():
+        pairs = self._wal.ready()
+        while pairs:
             tickets = pairs[::2]
             for ticket, lsn in zip(tickets, pairs[1::2], strict=True):
                 if lsn > self.applied_lsn:  # else a relaxed write applied itself
@@ -150,13 +187,16 @@ class WritePipeline:
             self._wal.taken(pairs[-1])
             for ticket in tickets:
                 self._pending.pop(ticket, None)
+            pairs = self._wal.ready() if len(tickets) == READY_MAX else []
 
-    def _apply(self, change: Change, lsn: int) -> None:
+    def _apply(self, change: Change | Puts, lsn: int) -> None:
         memtable = self._tree.state.memtable
-        if type(change) is tuple:
-            memtable.apply_one(change[0], change[1], lsn)
+        if isinstance(change, dict):
+            memtable.apply(change, lsn)
+        elif isinstance(change, Puts):
+            memtable.apply_each(change.keys, change.values, lsn)
         else:
-            memtable.apply(change, lsn)  # type: ignore[arg-type]
+            memtable.apply_one(change[0], change[1], lsn)
         self.applied_lsn = lsn
         if memtable.bytes_used >= self._memtable_bytes_max:
             self._seal()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from kvstore import paths
 from kvstore.access import Access
-from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
+from kvstore.batch import WriteBatch, check_key, check_value, encode_delete
 from kvstore.compaction import BackgroundWorker, CompactionRequest
 from kvstore.errors import ClosedError, ForkedError, storage_error
 from kvstore.fs import FileSystem, PosixFileSystem
@@ -121,7 +121,7 @@ class KVStore(StoreMapping):
         )
         self._sync = self.options.sync
         self._commit, self._commit_relaxed = self._pipeline.commit, self._pipeline.commit_relaxed
-        self._put_relaxed = self._pipeline.put_relaxed
+        self._put, self._put_relaxed = self._pipeline.put, self._pipeline.put_relaxed
         self._close_lock = threading.Lock()
         self._closed = False
         self._access.refusal = None
@@ -171,7 +171,7 @@ class KVStore(StoreMapping):
         if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
             value = check_value(value)
         if self._sync if sync is None else sync:
-            self._commit(encode_put(key, value), (key, value))
+            self._put(key, value)
         else:
             self._put_relaxed(key, value)
 

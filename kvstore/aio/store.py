@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from kvstore.aio.reads import AsyncSnapshot, in_thread, scan
 from kvstore.aio.writer import AsyncWriter
-from kvstore.batch import WriteBatch, check_key, check_value, encode_delete, encode_put
+from kvstore.batch import OPERATION_BYTES, WriteBatch, check_key, check_value
 from kvstore.errors import ClosedError
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options, make_options
+from kvstore.pipeline import Change
 from kvstore.recovery import RecoveryReport, VerifyReport
 from kvstore.snapshot import scan_range
 from kvstore.sstable import NOT_RESIDENT
@@ -101,7 +102,8 @@ class AsyncKVStore:
             store._access,
             store._pipeline,
             store._wal,
-            self.options.write_queue_bytes_max,
+            queue_bytes_max=self.options.write_queue_bytes_max,
+            batches_max=self.options.wal_batches_in_flight,
         )
         self._write = self._writer.write
         return self
@@ -162,22 +164,31 @@ class AsyncKVStore:
             key = check_key(key)
         if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
             value = check_value(value)
-        relaxed = not (self._sync if sync is None else sync)
-        await self._write(encode_put(key, value), (key, value), relaxed=relaxed)
+        if self._sync if sync is None else sync:
+            await self._write((key, value), OPERATION_BYTES + len(key) + len(value))
+        else:
+            await self._write_relaxed((key, value), OPERATION_BYTES + len(key) + len(value))
 
     async def delete(self, key: BytesLike, *, sync: bool | None = None) -> None:
         """Removes ``key``; no error when it is not there. Durable as ``put`` is."""
         key = check_key(key)
-        relaxed = not (self._sync if sync is None else sync)
-        await self._write(encode_delete(key), (key, None), relaxed=relaxed)
+        if self._sync if sync is None else sync:
+            await self._write((key, None), OPERATION_BYTES + len(key))
+        else:
+            await self._write_relaxed((key, None), OPERATION_BYTES + len(key))
 
     async def write(self, batch: WriteBatch, *, sync: bool | None = None) -> None:
         """Writes a batch: durable whole or not at all, and visible all at once."""
         if not len(batch):
-            self._writer.check()
-            return
-        relaxed = not (self._sync if sync is None else sync)
-        await self._write(batch.encode(), batch.changes, relaxed=relaxed)
+            self._access.check_writable()
+        elif self._sync if sync is None else sync:
+            await self._write(batch.changes, batch.bytes_encoded)
+        else:
+            await self._write_relaxed(batch.changes, batch.bytes_encoded)
+
+    async def _write_relaxed(self, change: Change, size: int) -> None:
+        if not self._writer.write_at_once(change):
+            await self._write(change, size, relaxed=True)
 
     @contextlib.asynccontextmanager
     async def batch(self, *, sync: bool | None = None) -> AsyncIterator[WriteBatch]:
@@ -185,7 +196,7 @@ class AsyncKVStore:
 
         ``b.put`` and ``b.delete`` are not awaited. An exception in the block drops them all.
         """
-        self._writer.check()
+        self._access.check_writable()
         collected = WriteBatch()
         yield collected
         await self.write(collected, sync=sync)

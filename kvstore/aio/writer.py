@@ -21,14 +21,16 @@ import asyncio
 import contextlib
 import copy
 import os
+import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import get_ident
 from typing import Any
 
 from kvstore.access import Access
+from kvstore.batch import encode
 from kvstore.errors import ClosedError, KVStoreError, PoisonedError
 from kvstore.pipeline import Change, WritePipeline
 from kvstore.wal import FULL, LATER, TOO_LARGE, SegmentedWalWriter
@@ -36,10 +38,14 @@ from kvstore.wal import FULL, LATER, TOO_LARGE, SegmentedWalWriter
 __all__ = ["AsyncWriter"]
 
 Future = asyncio.Future[None]
+_BATCH_WRITES_MIN = 16
+_is_done = asyncio.Future.done
 
 
 class AsyncWriter:
     """Takes the writes of one event loop, in whose thread every call is made.
+
+    ``batches_max`` batches are under way at a time.
 
     At most ``queue_bytes_max`` bytes of writes are taken in before they are durable; who comes then
     waits, in order. A single larger one is let in when there is no other.
@@ -51,21 +57,31 @@ class AsyncWriter:
         access: Access,
         pipeline: WritePipeline,
         wal: SegmentedWalWriter,
+        *,
         queue_bytes_max: int,
+        batches_max: int,
     ) -> None:
         self._loop, self._access = loop, access
         self._pipeline, self._pressure, self._wal = pipeline, pipeline.pressure, wal
         self._queue_bytes_max = queue_bytes_max
         self._try_begin, self._call_soon = pipeline.try_begin, loop.call_soon
+        self._make_future = partial(asyncio.Future, loop=loop)
         self._thread_id = get_ident()
         self._thread = ThreadPoolExecutor(1, "kvstore-write")
         self._closing = False
         self.bytes = 0
         """Taken in, and not durable yet (a relaxed one: not visible)."""
         self._room: deque[tuple[Future, int]] = deque()  # who waits until there is room for bytes
-        self._queue: deque[tuple[bytes, Change | None, Future, bool]] = deque()
-        """Encoded, change (None: a barrier), future, relaxed."""
-        self._in_log: deque[tuple[int, Future, int]] = deque()  # LSN, future, bytes
+        self._queue: deque[tuple[Change | None, Future, int, bool]] = deque()
+        """Change (None: a barrier), future, bytes, relaxed."""
+        self._unlike = 0  # of the queue: how many are no put or delete with sync
+        self._in_log: deque[tuple[int, tuple[Future, ...], int]] = deque()
+        """Last LSN, futures, bytes."""
+        self._in_log_writes = 0
+        self._batches_max = batches_max
+        self._batch_writes = sys.maxsize
+        """How many in the queue do not wait for the end of the iteration: so the device has a
+        batch while the loop makes the next."""
         self._barriers: deque[tuple[int, Future]] = deque()
         self._pump_due = False
         self._aside = False  # the thread clears the way for the head of the queue
@@ -77,40 +93,50 @@ class AsyncWriter:
 
     # ---- for tasks ----
 
-    def check(self) -> None:
-        """Raises why nothing may be written."""
-        if self._closing:
-            raise ClosedError(f"store {self._access.path}")
-        self._access.check_writable()
-        if get_ident() != self._thread_id:
-            raise KVStoreError(
-                f"store {self._access.path}: used in another thread than that of its event loop"
-            )
-
-    async def write(self, payload: bytes, change: Change, *, relaxed: bool) -> None:
-        """Returns when the change is durable and visible; ``relaxed``: visible."""
-        self.check()
-        if relaxed and self._write_at_once(payload, change):
-            return
-        size = len(payload)
-        if self.bytes + size <= self._queue_bytes_max or not self.bytes:
-            self.bytes += size
-        else:
-            await self._wait_for_room(size)
-        future = self._loop.create_future()
-        self._queue.append((payload, change, future, relaxed))
+    def write(self, change: Change, size: int, *, relaxed: bool = False) -> Awaitable[None]:
+        """Takes a change of ``size`` bytes in; what it returns is done when the change is durable
+        and visible (``relaxed``: visible)."""
         if not self._pump_due:
-            self._pump_due = True
-            self._call_soon(self._pump)
-        await future
+            self._check()
+            if not (self.bytes and self.bytes + size > self._queue_bytes_max):
+                self._pump_soon()
+        if self.bytes and self.bytes + size > self._queue_bytes_max:
+            return self._write_later(change, size, relaxed=relaxed)
+        self.bytes += size
+        future: Future = self._make_future()
+        self._queue.append((change, future, size, relaxed))
+        if relaxed or type(change) is not tuple:
+            self._unlike += 1
+        if len(self._queue) >= self._batch_writes:
+            self._pump()
+        return future
+
+    async def _write_later(self, change: Change, size: int, *, relaxed: bool) -> None:
+        await self._wait_for_room(size)
+        await self._enqueue(change, size, relaxed=relaxed)
+
+    def _enqueue(self, change: Change | None, size: int, *, relaxed: bool) -> Future:
+        future: Future = self._make_future()
+        self._queue.append((change, future, size, relaxed))
+        if relaxed or type(change) is not tuple:
+            self._unlike += 1
+        self._pump_soon()
+        return future
+
+    def write_at_once(self, change: Change) -> bool:
+        """A relaxed write that nothing is before, and nothing keeps waiting: True, and visible."""
+        self._check()
+        if self._queue or self._in_log or self._aside or self._pressure.closed:
+            return False
+        if self._try_begin(encode(change), change, relaxed=True) < 0:
+            return False
+        self._pipeline.apply_ready()
+        return True
 
     async def sync(self) -> None:
         """Returns when every write before it, relaxed ones too, is durable."""
-        self.check()
-        future = self._loop.create_future()
-        self._queue.append((b"", None, future, False))
-        self._pump_soon()
-        await future
+        self._check()
+        await self._enqueue(None, 0, relaxed=False)
 
     async def close(self) -> None:
         """Takes nothing more in; returns when all that was is durable, or has failed."""
@@ -121,18 +147,18 @@ class AsyncWriter:
         self._loop.remove_reader(self._eventfd)
         self._thread.shutdown(wait=False)
 
+    def _check(self) -> None:
+        """Raises why nothing may be written."""
+        if self._closing:
+            raise ClosedError(f"store {self._access.path}")
+        self._access.check_writable()
+        if get_ident() != self._thread_id:
+            raise KVStoreError(
+                f"store {self._access.path}: used in another thread than that of its event loop"
+            )
+
     def _busy(self) -> bool:
         return bool(self._queue or self._in_log or self._barriers or self._room or self._aside)
-
-    def _write_at_once(self, payload: bytes, change: Change) -> bool:
-        """A relaxed write that nothing is before, and that nothing keeps waiting: visible now."""
-        if self._queue or self._in_log or self._aside or self._pressure.closed:
-            return False
-        lsn = self._try_begin(payload, change, relaxed=True)
-        if lsn < 0:
-            return False
-        self._pipeline.apply_ready()
-        return True
 
     async def _wait_for_room(self, size: int) -> None:
         future = self._loop.create_future()
@@ -165,6 +191,9 @@ class AsyncWriter:
         """Appends what is queued, as far as that can be done without waiting, and submits it."""
         self._pump_due = False
         try:
+            if self._batches_max > 1:
+                under_way = len(self._queue) + self._in_log_writes
+                self._batch_writes = max(_BATCH_WRITES_MIN, under_way // self._batches_max)
             self._append_queued()
             if self._submitted_lsn < self._wanted_lsn:
                 self._submitted_lsn = self._wal.submit()
@@ -176,13 +205,14 @@ class AsyncWriter:
         self._tell_idle()
 
     def _append_queued(self) -> None:
-        queue, in_log, begin = self._queue, self._in_log, self._try_begin
+        if len(self._queue) > 1 and not (self._unlike or self._aside or self._pressure.closed):
+            self._append_alike()
         look = False
-        while queue and not self._aside:
-            payload, change, future, relaxed = queue[0]
+        while self._queue and not self._aside:
+            change, future, size, relaxed = self._queue[0]
             if future.done():  # cancelled, and never written
                 self._leave_queue()
-                self._give_room(len(payload))
+                self._give_room(size)
             elif change is None:
                 self._leave_queue()
                 self._wanted_lsn = self._wal.last_lsn
@@ -191,15 +221,17 @@ class AsyncWriter:
             elif self._pressure.closed and not self._admitted:
                 self._wait_for_compaction()
             else:
-                lsn = begin(payload, change, relaxed=relaxed)
+                payload = encode(change)
+                lsn = self._try_begin(payload, change, relaxed=relaxed)
                 if lsn == LATER:
                     self._wanted_lsn = self._wal.last_lsn  # what makes room
                     break
                 if lsn < 0:
-                    self._deal_with(lsn)
+                    self._deal_with(lsn, payload)
                     continue
                 self._leave_queue()
-                in_log.append((lsn, future, len(payload)))
+                self._in_log.append((lsn, (future,), size))
+                self._in_log_writes += 1
                 if relaxed:
                     look = True
                 else:
@@ -207,18 +239,35 @@ class AsyncWriter:
         if look:
             self._complete(self._wal.durable_lsn)
 
+    def _append_alike(self) -> None:
+        """The whole queue by one native call, if there is room: it has puts and deletes only."""
+        queue = self._queue
+        changes, futures, sizes, _ = zip(*queue, strict=True)
+        if any(map(_is_done, futures)):
+            return
+        keys, values = zip(*changes, strict=True)
+        lsn = self._pipeline.try_begin_puts(keys, values)
+        if lsn > 0:
+            self._wanted_lsn = lsn
+            self._in_log.append((lsn, futures, sum(sizes)))
+            self._in_log_writes += len(futures)
+            self._admitted = max(0, self._admitted - len(queue))
+            queue.clear()
+
     def _leave_queue(self) -> Future:
         """Takes the head off the queue."""
         if self._admitted:
             self._admitted -= 1
-        return self._queue.popleft()[2]
+        change, future, _, relaxed = self._queue.popleft()
+        if relaxed or type(change) is not tuple:
+            self._unlike -= 1
+        return future
 
     # ---- what would make the loop wait ----
 
-    def _deal_with(self, obstacle: int) -> None:
-        """Of what keeps the head of the queue from being appended."""
-        payload, change, _, relaxed = self._queue[0]
-        assert change is not None
+    def _deal_with(self, obstacle: int, payload: bytes) -> None:
+        """With what keeps the head of the queue, ``payload`` encoded, from being appended."""
+        change, _, _, relaxed = self._queue[0]
         if obstacle == TOO_LARGE:
             write = self._pipeline.commit_relaxed if relaxed else self._pipeline.commit
             self._step_aside(self._head_written, write, payload, change)
@@ -233,7 +282,7 @@ class AsyncWriter:
     def _wait_for_compaction(self) -> None:
         """Writers are held back: all that is queued waits at once."""
         count = len(self._queue)
-        size = sum(len(payload) for payload, *_ in self._queue)
+        size = sum(size for _, _, size, _ in self._queue)
         admit = partial(self._queue_admitted, count)
         self._step_aside(admit, self._pipeline.wait_for_room, size)
 
@@ -257,7 +306,7 @@ class AsyncWriter:
         if error is not None:
             self._fail_head(error)
             return
-        size = len(self._queue[0][0])
+        size = self._queue[0][2]
         _resolve(self._leave_queue())
         self._give_room(size)
 
@@ -298,10 +347,12 @@ class AsyncWriter:
             applied_lsn = self._pipeline.applied_lsn
             size_done = 0
             while in_log and in_log[0][0] <= applied_lsn:
-                _, future, size = in_log.popleft()
+                _, futures, size = in_log.popleft()
+                self._in_log_writes -= len(futures)
                 size_done += size
-                if not future.done():
-                    future.set_result(None)
+                for future in futures:
+                    if not future.done():
+                        future.set_result(None)
             self._give_room(size_done)
         while barriers and barriers[0][0] <= durable_lsn:
             _resolve(barriers.popleft()[1])
@@ -316,8 +367,10 @@ class AsyncWriter:
         """The log is poisoned: what was durable before that is; the rest hears the cause."""
         self._complete(self._wal.durable_lsn)
         while self._in_log:
-            _, future, size = self._in_log.popleft()
-            _fail(future, self._cause())
+            _, futures, size = self._in_log.popleft()
+            self._in_log_writes -= len(futures)
+            for future in futures:
+                _fail(future, self._cause())
             self._give_room(size)
         while self._barriers:
             _fail(self._barriers.popleft()[1], self._cause())
@@ -329,19 +382,19 @@ class AsyncWriter:
         return self._wal.failure() or KVStoreError(f"store {self._access.path}: the log failed")
 
     def _fail_head(self, error: BaseException) -> None:
-        size = len(self._queue[0][0])
+        size = self._queue[0][2]
         _fail(self._leave_queue(), error)
         self._give_room(size)
 
     def _fail_all(self, error: BaseException) -> None:
         """What nobody expected: whoever waits hears of it, and does not wait for ever."""
-        waiting = [future for _, future, _ in self._in_log]
+        waiting = [future for _, futures, _ in self._in_log for future in futures]
         waiting += [future for _, future in self._barriers]
-        waiting += [future for _, _, future, _ in self._queue]
+        waiting += [future for _, future, _, _ in self._queue]
         waiting += [future for future, _ in self._room]
         for each in (self._in_log, self._barriers, self._queue, self._room):
             each.clear()
-        self.bytes = self._admitted = 0
+        self.bytes = self._admitted = self._unlike = self._in_log_writes = 0
         for future in waiting:
             failure = KVStoreError(f"store {self._access.path}: a write met {error!r}")
             failure.__cause__ = error

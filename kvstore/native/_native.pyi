@@ -125,6 +125,25 @@ class Lib:
     def kv_log_append_relaxed(
         self, log: CData, data: bytes, length: int, kind: int, ticket: int, applied_lsn: int
     ) -> int: ...
+    def kv_log_append_apply(self, log: CData, data: bytes, length: int, ticket: int) -> int: ...
+    def kv_log_put_apply(
+        self,
+        log: CData,
+        key: bytes,
+        key_length: int,
+        value: bytes,
+        value_length: int,
+        ticket: int,
+    ) -> int: ...
+    def kv_log_try_puts(
+        self,
+        log: CData,
+        count: int,
+        data: bytes,
+        key_lengths: CData,
+        value_lengths: CData,
+        ticket: int,
+    ) -> int: ...
     def kv_log_try_append(
         self, log: CData, data: bytes, length: int, ticket: int, relaxed: int
     ) -> int: ...

@@ -1,4 +1,4 @@
-/* Appending entries to the log and waiting until they are written or durable. */
+/* Appending entries to the log, and waiting until they are written. */
 #include "core.h"
 
 #include <errno.h>
@@ -63,7 +63,7 @@ static int make_room(kv_log *log, uint64_t bytes) {
             round_begin(log, false, true, true) < 0) {
             return failed_meanwhile(log);
         }
-        await_progress(log, 0);
+        await_progress(log, 0, false);
     }
     return 0;
 }
@@ -130,10 +130,9 @@ static void queue(kv_log *log, uint64_t length) {
     log->queued_ops++;
 }
 
-/* Frames one entry at the end of the queue, with the lock held. */
-static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
+int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind) {
     while (log->appending && usable(log) == 0) {
-        await_progress(log, 0);
+        await_progress(log, 0, false);
     }
     int status = admit(log, length, kind);
     if (status == 0 && frame_bytes(length) <= room(log)) {
@@ -147,28 +146,11 @@ static int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, 
     return status;
 }
 
-static uint32_t payload_crc(const char *data, size_t length, int kind) {
+uint32_t payload_crc(const char *data, size_t length, int kind) {
     return kind == KV_CHECKED ? kv_crc32c(0, data, length) : 0;
 }
 
 /* ---- waiting ---- */
-
-int wait_durable(kv_log *log, uint64_t lsn) {
-    while (log->durable_lsn < lsn) {
-        int status = failed_meanwhile(log);
-        if (status < 0) {
-            return status;
-        }
-        /* A bounded number of rounds while threads wait: the entries of those who come meanwhile
-         * share the next one. */
-        if (lsn > log->submitted_lsn && log->round_count < log->waited_rounds_max &&
-            !log->appending && round_begin(log, true, false, true) < 0) {
-            return failed_meanwhile(log);
-        }
-        await_progress(log, lsn);
-    }
-    return 0;
-}
 
 /* Waits until everything up to file offset `end` has been written, synced or not. Whoever is late
  * to look may find the log in its next file: then all of the old one is durable. */
@@ -183,7 +165,7 @@ static int wait_written(kv_log *log, uint64_t end) {
             round_begin(log, false, false, true) < 0) {
             return failed_meanwhile(log);
         }
-        await_progress(log, 0);
+        await_progress(log, 0, false);
     }
     return 0;
 }
@@ -218,24 +200,6 @@ int64_t kv_log_append_batched(kv_log *log, const char *data, size_t length, int 
         uint64_t pending = log->queued_bytes;
         result = pending >= log->config.batch_bytes ? wait_durable(log, log->next_lsn - 1) : 0;
         result = result == 0 ? (int64_t)pending : result;
-    }
-    leave(log);
-    return result;
-}
-
-int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int kind,
-                             uint64_t ticket) {
-    uint32_t crc = payload_crc(data, length, kind);
-    int64_t result = enter(log);
-    if (result < 0) {
-        return result;
-    }
-    result = append(log, data, length, crc, kind);
-    if (result == 0) {
-        uint64_t lsn = log->next_lsn - 1;
-        set_ticket(log, lsn, ticket, false);
-        result = wait_durable(log, lsn);
-        result = result == 0 ? (int64_t)lsn : result;
     }
     leave(log);
     return result;
@@ -284,24 +248,50 @@ int64_t kv_log_try_append(kv_log *log, const char *data, size_t length, uint64_t
     return result == KV_E_BUSY ? -EAGAIN : result;
 }
 
-int kv_log_flush(kv_log *log) {
-    int status = enter(log);
-    if (status == 0) {
-        status = usable(log);
-        status = status == 0 ? wait_durable(log, log->next_lsn - 1) : status;
-        leave(log);
-    }
-    return status;
+/* One put, or delete (value_length -1), framed from its parts. */
+static void frame_put(kv_log *log, const char *key, uint32_t key_length, const char *value,
+                      int32_t value_length) {
+    uint8_t head[OP_HEADER];
+    uint32_t size = value_length < 0 ? 0 : (uint32_t)value_length;
+    op_header(head, value_length < 0 ? KV_DELETE : KV_PUT, key_length, size);
+    uint32_t crc = kv_crc32c(0, (const char *)head, OP_HEADER);
+    crc = kv_crc32c(kv_crc32c(crc, key, key_length), value, size);
+    uint64_t length = (uint64_t)OP_HEADER + key_length + size;
+    put_header(log, length, crc, KV_CHECKED);
+    put(log, head, OP_HEADER);
+    put(log, key, key_length);
+    put(log, value, size);
+    entry_done(log, length, KV_CHECKED);
+    queue(log, length);
 }
 
-int kv_log_commit(kv_log *log, uint64_t lsn) {
-    int status = enter(log);
-    if (status == 0) {
-        status = lsn >= log->next_lsn ? -EINVAL : lsn <= log->durable_lsn ? 0 : usable(log);
-        status = status == 0 ? wait_durable(log, lsn) : status;
-        leave(log);
+int64_t kv_log_try_puts(kv_log *log, size_t count, const char *data, const uint32_t *key_lengths,
+                        const int32_t *value_lengths, uint64_t ticket) {
+    uint64_t framed = 0;
+    for (size_t i = 0; i < count; i++) {
+        uint64_t value = value_lengths[i] < 0 ? 0 : (uint64_t)value_lengths[i];
+        framed += frame_bytes(OP_HEADER + key_lengths[i] + value);
     }
-    return status;
+    int64_t result = enter(log);
+    if (result < 0) {
+        return result;
+    }
+    result = framed ? admit(log, framed - FRAME_HEADER, KV_CHECKED) : -EINVAL;
+    bool tickets = log->next_lsn + count - log->taken_lsn < KV_TICKETS_MAX - 2 * ROUNDS_MAX;
+    if (result == 0 && (log->appending || framed > room(log) || !tickets)) {
+        result = -EAGAIN;
+    }
+    for (size_t i = 0; result == 0 && i < count; i++) {
+        const char *value = data + key_lengths[i];
+        frame_put(log, data, key_lengths[i], value, value_lengths[i]);
+        data = value + (value_lengths[i] < 0 ? 0 : value_lengths[i]);
+    }
+    if (result == 0) {
+        result = (int64_t)log->next_lsn - 1;
+        set_ticket(log, (uint64_t)result, ticket, false);
+    }
+    leave(log);
+    return result == KV_E_BUSY ? -EAGAIN : result;
 }
 
 int kv_log_seal(kv_log *log, uint64_t sealed_lsn) {
@@ -316,7 +306,7 @@ int kv_log_seal(kv_log *log, uint64_t sealed_lsn) {
         if (log->durable_lsn + 1 < log->next_lsn) {
             status = wait_durable(log, log->next_lsn - 1);
         } else {
-            await_progress(log, 0);
+            await_progress(log, 0, false);
             status = failed_meanwhile(log);
         }
     }

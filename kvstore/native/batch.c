@@ -3,7 +3,7 @@
 
 #include <errno.h>
 
-enum { OP_HEADER = 8, KEY_MAX = 65536, SMALL_BATCH = 4096 };
+enum { KEY_MAX = 65536, SMALL_BATCH = 4096 };
 
 /* One batch; returns its operations, -1 when malformed, -2 when they do not fit. */
 static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *ops,
@@ -35,19 +35,33 @@ static int64_t decode(const uint8_t *data, uint64_t at, uint64_t end, int64_t *o
     return (int64_t)count;
 }
 
+/* A put as a batch of its own; its length, 0 when it is not small. */
+static size_t encode_put(uint8_t batch[SMALL_BATCH], const char *key, size_t key_length,
+                         const char *value, size_t value_length) {
+    if (key_length > SMALL_BATCH - OP_HEADER ||
+        value_length > SMALL_BATCH - OP_HEADER - key_length) {
+        return 0;
+    }
+    op_header(batch, KV_PUT, (uint32_t)key_length, (uint32_t)value_length);
+    memcpy(batch + OP_HEADER, key, key_length);
+    memcpy(batch + OP_HEADER + key_length, value, value_length);
+    return OP_HEADER + key_length + value_length;
+}
+
 int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, const char *value,
                            size_t value_length, uint64_t ticket, uint64_t applied_lsn) {
     uint8_t batch[SMALL_BATCH];
-    if (key_length > SMALL_BATCH - OP_HEADER ||
-        value_length > SMALL_BATCH - OP_HEADER - key_length) {
-        return -EMSGSIZE;
-    }
-    store_u32(batch, KV_PUT | (uint32_t)key_length << 8);
-    store_u32(batch + 4, (uint32_t)value_length);
-    memcpy(batch + OP_HEADER, key, key_length);
-    memcpy(batch + OP_HEADER + key_length, value, value_length);
-    return kv_log_append_relaxed(log, (const char *)batch, OP_HEADER + key_length + value_length,
-                                 KV_CHECKED, ticket, applied_lsn);
+    size_t length = encode_put(batch, key, key_length, value, value_length);
+    return length ? kv_log_append_relaxed(log, (const char *)batch, length, KV_CHECKED, ticket,
+                                          applied_lsn)
+                  : -EMSGSIZE;
+}
+
+int64_t kv_log_put_apply(kv_log *log, const char *key, size_t key_length, const char *value,
+                         size_t value_length, uint64_t ticket) {
+    uint8_t batch[SMALL_BATCH];
+    size_t length = encode_put(batch, key, key_length, value, value_length);
+    return length ? kv_log_append_apply(log, (const char *)batch, length, ticket) : -EMSGSIZE;
 }
 
 int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_row, size_t row_count,

@@ -21,7 +21,10 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 HEADERS = ("kv.h", "sst.h")
-SOURCES = ("crc32c.c", "frame.c", "batch.c", "log.c", "append.c", "submit.c", "ticket.c", "round.c")
+SOURCES = (
+    *("crc32c.c", "frame.c", "batch.c", "log.c"),
+    *("append.c", "commit.c", "submit.c", "ticket.c", "round.c"),
+)
 ENGINES = ("engine_pwrite.c", "engine_python.c", "engine_uring.c")
 TABLES = (
     *("block.c", "search.c", "table.c", "resident.c", "view.c", "source.c", "merge.c"),

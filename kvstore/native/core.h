@@ -1,7 +1,7 @@
-/* What the parts of the log core share. append.c frames entries and waits for them, submit.c serves
- * callers that do not wait, ticket.c says what may be applied; round.c takes bytes to the device
- * and says when they are durable, engine_*.c carry out single operations; log.c begins and ends it
- * all.
+/* What the parts of the log core share. append.c frames entries, commit.c waits for them, submit.c
+ * serves callers that do not wait, ticket.c says what may be applied; round.c takes bytes to the
+ * device and says when they are durable, engine_*.c carry out single operations; log.c begins and
+ * ends it all.
  *
  * Memory. Entries are framed into an arena used as a ring: file offset p lies at arena[(p - origin)
  * mod size], so one number says where a byte is in both. Bytes between `written` and `head` are
@@ -95,6 +95,7 @@ struct engine {
 
 typedef struct waiter {
     uint64_t lsn; /* wake when durable; 0: wake at any progress */
+    bool applied; /* wake only when somebody has applied it, or nobody is about to */
     pthread_cond_t cond;
     bool woken;
     struct waiter *next, *previous;
@@ -121,7 +122,6 @@ struct kv_log {
 
     round_t rounds[ROUNDS_MAX]; /* a FIFO */
     int first_round, round_count, rounds_max;
-    int waited_rounds_max; /* how many there may be when a thread that waits begins one more */
     int ops_in_flight;
     int users; /* threads inside a call that may wait */
 
@@ -135,7 +135,14 @@ struct kv_log {
     int trials;
     uint64_t trial_ns[KV_SYNC_CALL + 1][TRIALS_EACH];
 
+    /* Gathering: threads that have just been told are likely to come again. */
+    uint64_t gather_ops, gather_until_ns; /* a round waits until so many are queued, or so long */
+    uint64_t sync_ns;                     /* what a durable round took lately */
+    bool gathering;                       /* a thread sees to it that the round begins in time */
+    unsigned misses, pause; /* how often they did not; so many rounds are not to count on it */
+
     uint64_t taken_lsn;
+    bool applying;     /* a caller of kv_log_append_apply has been told to */
     uint64_t *tickets; /* by lsn % KV_TICKETS_MAX; ~0 = none */
     bool *relaxed;
 
@@ -174,8 +181,14 @@ void wake_waiters(kv_log *log);
 /* Wakes one who still waits, to drive or to begin the next round: for a driver that leaves. */
 void wake_successor(kv_log *log);
 /* Gives the lock up until progress is made: drives, or waits for who drives. The caller waits for
- * lsn (0: for anything) and looks again. */
-void await_progress(kv_log *log, uint64_t lsn);
+ * lsn (0: for anything), to be `applied` or just durable, and looks again. */
+void await_progress(kv_log *log, uint64_t lsn, bool applied);
+/* Waits in the list, without driving, until woken: true; or until deadline_ns (0: none): false. */
+bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns);
+/* Wakes the first one who waits for nothing any more; whoever is woken does the same. */
+void wake_next(kv_log *log);
+/* Wakes one whose entry is durable and that nobody is about to apply. */
+void wake_applier(kv_log *log);
 
 /* log.c */
 /* Takes the lock and says whether the log may be used; on success pairs with leave(). */
@@ -186,8 +199,16 @@ int usable(const kv_log *log);
 /* The same for who was waiting when it failed: the cause itself. */
 int failed_meanwhile(const kv_log *log);
 
-/* append.c */
+/* commit.c */
+/* Waits until entry lsn is durable; 0, or why it will never be. */
 int wait_durable(kv_log *log, uint64_t lsn);
+/* After a durable round: how many are to be waited for before the next. */
+void plan_gathering(kv_log *log);
+
+/* append.c */
+/* Frames one entry at the end of the queue, with the lock held. */
+int append(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind);
+uint32_t payload_crc(const char *data, size_t length, int kind);
 void frame_into_arena(kv_log *log, const char *data, uint64_t length, uint32_t crc, int kind);
 
 /* ticket.c */

@@ -40,4 +40,13 @@ static inline void frame_header(uint8_t header[FRAME_HEADER], uint32_t seed, uin
     store_u32(header, kv_crc32c(seed, (const char *)header + 4, FRAME_HEADER - 4));
 }
 
+enum { OP_HEADER = 8 };
+
+/* Of one operation in a write batch; the specification is the docstring of kvstore/batch.py. */
+static inline void op_header(uint8_t header[OP_HEADER], int type, uint32_t key_length,
+                             uint32_t value_length) {
+    store_u32(header, (uint32_t)type | key_length << 8);
+    store_u32(header + 4, value_length);
+}
+
 #endif

@@ -103,7 +103,7 @@ typedef struct {
     uint32_t sq_entries;
     uint32_t sq_poll_idle_ms;
     uint32_t max_inflight;
-    uint32_t batches_in_flight; /* at most; 0: 1 while threads wait, and max_inflight for submit */
+    uint32_t batches_in_flight; /* of submit, at most; 0: max_inflight tells */
     uint64_t arena_bytes;       /* memory for entries not yet written */
     uint64_t batch_bytes;       /* payload bytes at which append_batched flushes */
     uint64_t python_handle;
@@ -151,6 +151,12 @@ int64_t kv_log_append_batched(kv_log *log, const char *data, size_t length, int 
  * LSN. */
 int64_t kv_log_append_commit(kv_log *log, const char *data, size_t length, int kind,
                              uint64_t ticket);
+/* Queues a checked entry and waits until it is durable, and applied: returns LSN * 2; or + 1 when
+ * the caller has to look after what kv_log_ready gives, which others wait for. */
+int64_t kv_log_append_apply(kv_log *log, const char *data, size_t length, uint64_t ticket);
+/* The same for a batch that is one small put; -EMSGSIZE when it is not small. */
+int64_t kv_log_put_apply(kv_log *log, const char *key, size_t key_length, const char *value,
+                         size_t value_length, uint64_t ticket);
 /* Queues; returns LSN * 2, + 1 when an entry before it is still to be applied. applied_lsn: what
  * the caller has applied, as if told to kv_log_taken. */
 int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int kind,
@@ -163,6 +169,11 @@ int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, cons
  * waits. `relaxed` as for kv_log_append_relaxed. */
 int64_t kv_log_try_append(kv_log *log, const char *data, size_t length, uint64_t ticket,
                           int relaxed);
+/* The same for many batches of one put or delete each, all of them or none: key, value, key... in
+ * data, and their lengths (value length -1: a delete). The ticket is that of the last one, and
+ * stands for all. */
+int64_t kv_log_try_puts(kv_log *log, size_t count, const char *data, const uint32_t *key_lengths,
+                        const int32_t *value_lengths, uint64_t ticket);
 /* Queues a MARK when something durable has no later witness; returns 1 if it did, else 0. */
 int kv_log_mark(kv_log *log);
 

@@ -67,11 +67,9 @@ kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, in
         config->max_inflight < config->sq_entries ? config->max_inflight : config->sq_entries;
     uint32_t rounds = least / OPS_PER_ROUND;
     log->rounds_max = rounds < 1 ? 1 : rounds > ROUNDS_MAX ? ROUNDS_MAX : (int)rounds;
-    log->waited_rounds_max = 1;
     if (config->batches_in_flight) {
         uint32_t batches = config->batches_in_flight;
         log->rounds_max = batches > ROUNDS_MAX ? ROUNDS_MAX : (int)batches;
-        log->waited_rounds_max = log->rounds_max;
     }
     log->strategy = log->engine->dsync ? config->sync_strategy : KV_SYNC_FDATASYNC;
     if (log->strategy == KV_SYNC_CALL && !log->engine->here) {

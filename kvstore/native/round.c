@@ -74,9 +74,9 @@ bool round_possible(const kv_log *log) {
     return log->round_count < log->rounds_max && log->error == 0 && !log->broken;
 }
 
-/* How a batch of one write becomes durable; `lone`: nothing else is in flight, and only the caller
- * waits. While undecided, such rounds take turns to try what there is. */
-static int choose_strategy(kv_log *log, round_t *round, bool lone) {
+/* How a batch of one write becomes durable; `waited_for`: the caller waits, and nothing else is in
+ * flight. While undecided, such rounds take turns to try what there is. */
+static int choose_strategy(kv_log *log, round_t *round, bool waited_for) {
     if (!log->engine->dsync) {
         return KV_SYNC_FDATASYNC;
     }
@@ -90,9 +90,9 @@ static int choose_strategy(kv_log *log, round_t *round, bool lone) {
     if (strategy == KV_SYNC_MEASURE) {
         int choices = log->engine->here ? KV_SYNC_CALL : KV_SYNC_FDATASYNC;
         strategy = 1 + log->trials % choices;
-        round->trial = lone ? strategy : 0;
+        round->trial = waited_for ? strategy : 0;
     }
-    return strategy == KV_SYNC_CALL && !lone ? KV_SYNC_DSYNC : strategy;
+    return strategy == KV_SYNC_CALL && !waited_for ? KV_SYNC_DSYNC : strategy;
 }
 
 static int compare_ns(const void *left, const void *right) {
@@ -142,14 +142,14 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     uint64_t length = end - log->submitted;
     uint64_t at = (log->submitted - log->origin) % log->arena_bytes;
     uint64_t first = length < log->arena_bytes - at ? length : log->arena_bytes - at;
-    bool lone = caller_waits && log->round_count == 0 && !log->waiters_first;
+    bool waited_for = caller_waits && log->round_count == 0;
     int strategy = log->strategy;
     bool dsync = false;
     if (durable && length > 0 && first == length && !log->unsynced_bytes) {
-        strategy = choose_strategy(log, round, lone);
+        strategy = choose_strategy(log, round, waited_for);
         dsync = strategy != KV_SYNC_FDATASYNC;
     }
-    round->here = lone && strategy == KV_SYNC_CALL;
+    round->here = waited_for && strategy == KV_SYNC_CALL;
     round->needs_fdatasync = durable && !dsync;
     log->unsynced_bytes = !durable && (log->unsynced_bytes || length > 0);
 
@@ -258,7 +258,9 @@ static void op_complete(kv_log *log, op *o, int64_t result) {
 static void record_durable(kv_log *log, const round_t *round) {
     log->durable_lsn = round->lsn;
     log->stats.batches++;
-    uint64_t us = (clock_ns() - round->began_ns) / 1000;
+    uint64_t ns = clock_ns() - round->began_ns;
+    log->sync_ns = log->sync_ns ? (7 * log->sync_ns + ns) / 8 : ns;
+    uint64_t us = ns / 1000;
     int bucket = us == 0 ? 0 : 64 - __builtin_clzll(us);
     log->stats.sync_latency_us[bucket < KV_HISTOGRAM ? bucket : KV_HISTOGRAM - 1]++;
     finish_trial(log, round);
@@ -385,6 +387,9 @@ void round_drive(kv_log *log, bool block) {
     if (block && (log->durable_lsn != durable_before || log->error)) {
         tell_eventfd(log);
     }
+    if (block && log->durable_lsn != durable_before) {
+        plan_gathering(log);
+    }
     wake_waiters(log);
 }
 
@@ -395,39 +400,90 @@ static void unlink_waiter(kv_log *log, waiter *w) {
     pthread_cond_signal(&w->cond);
 }
 
-void wake_waiters(kv_log *log) {
-    for (waiter *w = log->waiters_first, *next; w; w = next) {
-        next = w->next;
-        if (w->lsn == 0 || w->lsn <= log->durable_lsn || log->error || log->closed) {
+static bool satisfied(const kv_log *log, const waiter *w) {
+    return w->lsn && w->lsn <= (w->applied ? log->taken_lsn : log->durable_lsn);
+}
+
+void wake_next(kv_log *log) {
+    for (waiter *w = log->waiters_first; w; w = w->next) {
+        if (satisfied(log, w)) {
             unlink_waiter(log, w);
+            return;
         }
     }
 }
 
+void wake_applier(kv_log *log) {
+    for (waiter *w = log->waiters_first; w && !log->applying; w = w->next) {
+        if (w->applied && w->lsn <= log->durable_lsn && w->lsn > log->taken_lsn) {
+            unlink_waiter(log, w);
+            return;
+        }
+    }
+}
+
+void wake_waiters(kv_log *log) {
+    for (waiter *w = log->waiters_first, *next; w; w = next) {
+        next = w->next;
+        if (w->lsn == 0 || log->error || log->closed) {
+            unlink_waiter(log, w);
+        }
+    }
+    wake_next(log);
+}
+
 void wake_successor(kv_log *log) {
-    if (log->waiters_first && !log->driving) {
-        unlink_waiter(log, log->waiters_first);
+    waiter *w = log->waiters_first;
+    while (w && w->lsn && w->lsn <= log->durable_lsn) {
+        w = w->next; /* has nothing to drive for */
+    }
+    if (w && !log->driving) {
+        unlink_waiter(log, w);
     }
     if (log->worker_running) {
         pthread_cond_signal(&log->worker_wake);
     }
 }
 
-void await_progress(kv_log *log, uint64_t lsn) {
+bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns) {
+    struct timespec until = {0, 0};
+    if (deadline_ns) { /* conditions go by the time of day */
+        uint64_t now = clock_ns();
+        clock_gettime(CLOCK_REALTIME, &until);
+        uint64_t ns = (uint64_t)until.tv_nsec + (deadline_ns > now ? deadline_ns - now : 0);
+        until.tv_sec += (time_t)(ns / 1000000000u);
+        until.tv_nsec = (long)(ns % 1000000000u);
+    }
+    me->previous = log->waiters_last;
+    pthread_cond_init(&me->cond, NULL);
+    *(log->waiters_last ? &log->waiters_last->next : &log->waiters_first) = me;
+    log->waiters_last = me;
+    bool in_time = true;
+    while (!me->woken && in_time) {
+        in_time = deadline_ns ? pthread_cond_timedwait(&me->cond, &log->lock, &until) != ETIMEDOUT
+                              : !pthread_cond_wait(&me->cond, &log->lock);
+    }
+    bool woken = me->woken;
+    if (!woken) {
+        unlink_waiter(log, me);
+    }
+    pthread_cond_destroy(&me->cond);
+    wake_next(log);
+    return woken;
+}
+
+void await_progress(kv_log *log, uint64_t lsn, bool applied) {
     bool work = log->round_count > 0 && (log->ops_in_flight > 0 || log->error == 0);
     if (work && !log->driving && !log->broken) {
         round_drive(log, true);
         if (lsn <= log->durable_lsn) {
             wake_successor(log);
         }
+        if (lsn > log->durable_lsn || !applied) {
+            wake_applier(log); /* else the caller is going to apply */
+        }
         return;
     }
-    waiter me = {.lsn = lsn, .previous = log->waiters_last};
-    pthread_cond_init(&me.cond, NULL);
-    *(log->waiters_last ? &log->waiters_last->next : &log->waiters_first) = &me;
-    log->waiters_last = &me;
-    while (!me.woken) {
-        pthread_cond_wait(&me.cond, &log->lock);
-    }
-    pthread_cond_destroy(&me.cond);
+    waiter me = {.lsn = lsn, .applied = applied};
+    wait_in_list(log, &me, 0);
 }

@@ -11,6 +11,7 @@ static void *work(void *argument) {
         if (log->round_count > 0 && log->error == 0 && !log->driving) {
             round_drive(log, true);
             wake_successor(log);
+            wake_applier(log);
         } else {
             pthread_cond_wait(&log->worker_wake, &log->lock);
         }
@@ -69,6 +70,7 @@ int64_t kv_log_reap(kv_log *log) {
     if (log->round_count > 0 && !log->driving && !log->engine->waits_in_caller && !log->broken) {
         round_drive(log, false);
         wake_successor(log);
+        wake_applier(log);
         if (log->round_count > 0 && !log->engine->calls->set_eventfd) {
             tell_eventfd(log);
         }

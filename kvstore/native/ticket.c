@@ -36,6 +36,9 @@ size_t kv_log_ready(kv_log *log, uint64_t *pairs, size_t max_pairs) {
             }
         }
     }
+    if (count == 0) {
+        log->applying = false;
+    }
     leave(log);
     return count;
 }
@@ -47,5 +50,8 @@ void kv_log_taken(kv_log *log, uint64_t lsn) {
     if (lsn > log->taken_lsn && lsn < log->next_lsn) {
         log->taken_lsn = lsn;
     }
+    log->applying = false;
+    wake_next(log);
+    wake_applier(log);
     leave(log);
 }

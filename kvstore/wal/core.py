@@ -19,7 +19,7 @@ from kvstore.fs import File
 from kvstore.native import ffi, lib
 from kvstore.wal.config import IoUringConfig
 
-__all__ = ["LogCore", "PythonEngine"]
+__all__ = ["READY_MAX", "LogCore", "PythonEngine"]
 
 PYTHON, PWRITE, IO_URING = lib.KV_ENGINE_PYTHON, lib.KV_ENGINE_PWRITE, lib.KV_ENGINE_URING
 _OPERATIONS = {
@@ -27,7 +27,7 @@ _OPERATIONS = {
     lib.KV_OP_WRITE_DSYNC: "synchronous write",
     lib.KV_OP_SYNC: "sync",
 }
-_READY_MAX = 1024
+READY_MAX = 1024
 
 
 class PythonEngine:
@@ -139,7 +139,7 @@ class LogCore:
         if not log:
             raise OSError(error[0], self.note or os.strerror(error[0]))
         self.log = ffi.gc(log, lib.kv_log_free)
-        self._pairs = ffi.new("uint64_t[]", 2 * _READY_MAX) if record_tickets else None
+        self._pairs = ffi.new("uint64_t[]", 2 * READY_MAX) if record_tickets else None
 
     def attach(
         self, file: File, *, direct: bool, seed: int, base: int, position: int, limit: int, lsn: int
@@ -200,11 +200,10 @@ class LogCore:
     def ready(self) -> list[int]:
         """Tickets whose turn to be applied has come, in LSN order, each followed by its LSN.
 
-        A part of them, perhaps; an empty list says that there is none. They come again until
-        ``taken`` was told. One thread at a time.
+        READY_MAX of them at most. They come again until ``taken`` was told. One thread at a time.
         """
         assert self._pairs is not None
-        count = lib.kv_log_ready(self.log, self._pairs, _READY_MAX)
+        count = lib.kv_log_ready(self.log, self._pairs, READY_MAX)
         return ffi.unpack(self._pairs, 2 * count) if count else []
 
     def taken(self, lsn: int) -> None:

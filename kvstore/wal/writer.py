@@ -46,7 +46,9 @@ NO_TICKET = (1 << 64) - 1  # as in native/core.h
 _CHECKED = lib.KV_CHECKED
 _append_batched = lib.kv_log_append_batched
 _append_commit = lib.kv_log_append_commit
+_append_apply = lib.kv_log_append_apply
 _append_relaxed = lib.kv_log_append_relaxed
+_put_apply = lib.kv_log_put_apply
 _put_relaxed = lib.kv_log_put_relaxed
 
 _BLOCK = 4096
@@ -294,6 +296,26 @@ class PortableWalWriter:
         if result < 0:
             result = self._overcome(result, _append_commit, data, _CHECKED, ticket)
         return result
+
+    def append_and_apply(self, data: bytes, ticket: int) -> int:
+        """``append_and_commit`` for the store: returns twice the LSN; plus 1 when it is the caller
+        who has to apply what is ready, its own change among it. Else somebody has done so."""
+        result = _append_apply(self._log, data, len(data), ticket)
+        if result < 0:
+            result = self._overcome(result, _append_apply, data, ticket)
+        return result
+
+    def put_and_apply(self, key: bytes, value: bytes, ticket: int) -> int:
+        """``append_and_apply`` of a batch that is one put; C encodes it."""
+        result = _put_apply(self._log, key, len(key), value, len(value), ticket)
+        if result < 0:  # perhaps nothing was appended; the general way knows why not
+            result = self._put_another_way(result, key, value, ticket)
+        return result
+
+    def _put_another_way(self, code: int, key: bytes, value: bytes, ticket: int) -> int:
+        if code not in (-errno.EMSGSIZE, lib.KV_E_FULL):
+            self._obstacle(code, value)
+        return self.append_and_apply(encode_put(key, value), ticket)
 
     def append_relaxed(self, data: bytes, ticket: int = NO_TICKET, applied_lsn: int = 0) -> int:
         """Queues a checksummed entry for the store's relaxed writes, which has applied up to

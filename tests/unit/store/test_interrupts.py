@@ -328,11 +328,11 @@ def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
 ) -> None:
     """Any exception, not only KeyboardInterrupt: a time limit's, as a rule an Exception."""
     with kvstore.open(tmp_path / "s") as db:
-        append = db._wal.append_and_commit
-        put_relaxed = db._pipeline._wal_put_relaxed
+        pipeline = db._pipeline
+        put, put_relaxed = pipeline._wal_put, pipeline._wal_put_relaxed
 
-        def late(payload: bytes, ticket: int) -> int:
-            append(payload, ticket)
+        def late(key: bytes, value: bytes, ticket: int) -> int:
+            put(key, value, ticket)
             raise TimeoutError
 
         def late_relaxed(key: bytes, value: bytes, ticket: int, applied_lsn: int) -> int:
@@ -340,8 +340,8 @@ def test_what_a_signal_handler_raises_out_of_a_write_leaves_the_store_usable(
             raise TimeoutError
 
         with monkeypatch.context() as patch:
-            patch.setattr(db._wal, "append_and_commit", late)
-            patch.setattr(db._pipeline, "_wal_put_relaxed", late_relaxed)
+            patch.setattr(pipeline, "_wal_put", late)
+            patch.setattr(pipeline, "_wal_put_relaxed", late_relaxed)
             with pytest.raises(TimeoutError):
                 db.put(b"a", b"1", sync=sync)
         db.put(b"b", b"2")
