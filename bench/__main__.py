@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("wal", "tree")
+COMMANDS = ("wal", "tree", "concurrency")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

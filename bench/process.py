@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,14 +70,20 @@ def emit(answer: dict[str, Any]) -> None:
 
 
 class Child:
-    """A module of this package run by a fresh interpreter; a context manager that ends it."""
+    """A module of this package run by a fresh interpreter; a context manager that ends it.
 
-    def __init__(self, module: str, asked: dict[str, Any]) -> None:
+    ``environment``: its variables; None: those of this process.
+    """
+
+    def __init__(
+        self, module: str, asked: dict[str, Any], environment: Mapping[str, str] | None = None
+    ) -> None:
         arguments = [json.dumps(sys.path), module, json.dumps(asked)]
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, *arguments],
             stdout=subprocess.PIPE,
             text=True,
+            env=environment,
         )
 
     def __enter__(self) -> Self:

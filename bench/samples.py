@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Spread", "percentile", "percentiles_of_counts"]
+__all__ = ["Spread", "percentile", "percentiles_of_counts", "rounded_counts"]
+
+_ROUNDED_BITS = 10
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
@@ -27,6 +30,19 @@ def percentiles_of_counts(counts: Mapping[int, int], fractions: Sequence[float])
             reached += counts[ordered[position]]
         found.append(ordered[position])
     return found
+
+
+def rounded_counts(values: Iterable[int]) -> Counter[int]:
+    """How often each value from 0 on occurs, rounded to 10 significant bits: by at most 0.1%.
+
+    Such counts are small, and those of several runs are merged by addition.
+    """
+    rounded: Counter[int] = Counter()
+    for value, count in Counter(values).items():
+        shift = max(0, value.bit_length() - _ROUNDED_BITS)
+        half = (1 << shift) >> 1
+        rounded[(value + half) >> shift << shift] += count
+    return rounded
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,11 @@ the ratio of times within a repetition; absolute figures drift.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
-import signal
 import sys
 import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -29,6 +24,7 @@ from bench.engines import OURS, PEERS, installed
 from bench.environment import collect, is_volatile
 from bench.report import WIDTH, print_environment
 from bench.rounds import Comparison
+from bench.termination import terminated_in_order
 from bench.tree_get import judge_gets, measure_gets
 from bench.tree_load import LOAD_PEER, judge_loads, measure_loads
 from bench.tree_open import judge_openings, measure_openings
@@ -70,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     Path(arguments.directory).mkdir(parents=True, exist_ok=True)
     with (
-        _terminated_in_order(),
+        terminated_in_order(),
         tempfile.TemporaryDirectory(prefix="bench-tree-", dir=arguments.directory) as directory,
     ):
         if is_volatile(directory):
@@ -100,23 +96,6 @@ def _plan(arguments: argparse.Namespace) -> Plan:
         load_keys=arguments.load_keys or plan.load_keys,
         load_repetitions=arguments.load_repetitions or plan.load_repetitions,
     )
-
-
-@contextlib.contextmanager
-def _terminated_in_order() -> Iterator[None]:
-    """SIGTERM ends the block by an exception: gigabytes are not left behind."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    previous = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 class _Bench:
