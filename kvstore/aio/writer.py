@@ -26,6 +26,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from threading import get_ident
 from typing import Any
 
@@ -39,16 +40,17 @@ __all__ = ["AsyncWriter"]
 
 Future = asyncio.Future[None]
 _BATCH_WRITES_MIN = 16
+_ALIKE_MAX = 1024
+_ALIKE_BYTES_MAX = 1 << 20
 _is_done = asyncio.Future.done
 
 
 class AsyncWriter:
     """Takes the writes of one event loop, in whose thread every call is made.
 
-    ``batches_max`` batches are under way at a time.
-
-    At most ``queue_bytes_max`` bytes of writes are taken in before they are durable; who comes then
-    waits, in order. A single larger one is let in when there is no other.
+    At most ``batches_max`` batches are under way at a time, and ``queue_bytes_max`` bytes of writes
+    taken in before they are durable; who comes then waits, in order. A single larger one is let in
+    when there is no other.
     """
 
     def __init__(
@@ -98,15 +100,17 @@ class AsyncWriter:
         and visible (``relaxed``: visible)."""
         if not self._pump_due:
             self._check()
-            if not (self.bytes and self.bytes + size > self._queue_bytes_max):
-                self._pump_soon()
-        if self.bytes and self.bytes + size > self._queue_bytes_max:
+        if self._room or (self.bytes and self.bytes + size > self._queue_bytes_max):
             return self._write_later(change, size, relaxed=relaxed)
         self.bytes += size
+        # As _enqueue does, spelled out: a frame less on the way of every put.
         future: Future = self._make_future()
         self._queue.append((change, future, size, relaxed))
         if relaxed or type(change) is not tuple:
             self._unlike += 1
+        if not self._pump_due:
+            self._pump_due = True
+            self._call_soon(self._pump)
         if len(self._queue) >= self._batch_writes:
             self._pump()
         return future
@@ -190,10 +194,8 @@ class AsyncWriter:
     def _pump(self) -> None:
         """Appends what is queued, as far as that can be done without waiting, and submits it."""
         self._pump_due = False
+        under_way = len(self._queue) + self._in_log_writes
         try:
-            if self._batches_max > 1:
-                under_way = len(self._queue) + self._in_log_writes
-                self._batch_writes = max(_BATCH_WRITES_MIN, under_way // self._batches_max)
             self._append_queued()
             if self._submitted_lsn < self._wanted_lsn:
                 self._submitted_lsn = self._wal.submit()
@@ -202,11 +204,15 @@ class AsyncWriter:
         except BaseException as error:
             self._fail_all(error)
             raise
-        self._tell_idle()
+        finally:
+            self._batch_writes = sys.maxsize
+            if self._batches_max > 1 and not self._queue:
+                self._batch_writes = max(_BATCH_WRITES_MIN, under_way // self._batches_max)
+            self._tell_idle()
 
     def _append_queued(self) -> None:
-        if len(self._queue) > 1 and not (self._unlike or self._aside or self._pressure.closed):
-            self._append_alike()
+        while self._append_alike():
+            pass
         look = False
         while self._queue and not self._aside:
             change, future, size, relaxed = self._queue[0]
@@ -239,20 +245,31 @@ class AsyncWriter:
         if look:
             self._complete(self._wal.durable_lsn)
 
-    def _append_alike(self) -> None:
-        """The whole queue by one native call, if there is room: it has puts and deletes only."""
+    def _append_alike(self) -> bool:
+        """Many of the queue, which has puts and deletes only, by one native call; False when that
+        cannot be done: one after the other, then."""
         queue = self._queue
-        changes, futures, sizes, _ = zip(*queue, strict=True)
-        if any(map(_is_done, futures)):
-            return
+        if len(queue) < 2 or self._unlike or self._aside or self._pressure.closed:
+            return False
+        some = queue if len(queue) <= _ALIKE_MAX else list(islice(queue, _ALIKE_MAX))
+        changes, futures, sizes, _ = zip(*some, strict=True)
+        size = sum(sizes)
+        if size > _ALIKE_BYTES_MAX or any(map(_is_done, futures)):
+            return False
         keys, values = zip(*changes, strict=True)
         lsn = self._pipeline.try_begin_puts(keys, values)
-        if lsn > 0:
-            self._wanted_lsn = lsn
-            self._in_log.append((lsn, futures, sum(sizes)))
-            self._in_log_writes += len(futures)
-            self._admitted = max(0, self._admitted - len(queue))
+        if lsn < 0:
+            return False
+        self._wanted_lsn = lsn
+        self._in_log.append((lsn, futures, size))
+        self._in_log_writes += len(futures)
+        self._admitted = max(0, self._admitted - len(futures))
+        if some is queue:
             queue.clear()
+        else:
+            for _ in futures:
+                queue.popleft()
+        return True
 
     def _leave_queue(self) -> Future:
         """Takes the head off the queue."""
@@ -297,7 +314,8 @@ class AsyncWriter:
 
         def come_back(done: asyncio.Future[None]) -> None:
             self._aside = False
-            then(asyncio.CancelledError() if done.cancelled() else done.exception())
+            if self._queue:  # else all of it has failed meanwhile
+                then(asyncio.CancelledError() if done.cancelled() else done.exception())
             self._pump()
 
         self._loop.run_in_executor(self._thread, work, *arguments).add_done_callback(come_back)
@@ -317,8 +335,8 @@ class AsyncWriter:
     def _queue_admitted(self, count: int, error: BaseException | None) -> None:
         if error is None:
             self._admitted = count
-        for _ in range(count if error is not None else 0):
-            assert error is not None
+            return
+        for _ in range(min(count, len(self._queue))):
             self._fail_head(copy.copy(error))
 
     # ---- and back ----
@@ -334,10 +352,11 @@ class AsyncWriter:
         except BaseException as error:
             self._fail_all(error)
             raise
-        if self._queue or self._submitted_lsn < self._wanted_lsn:
-            # After the tasks that were waiting: what they write now goes with it.
-            self._pump_soon()
-        self._tell_idle()
+        finally:
+            if self._queue or self._submitted_lsn < self._wanted_lsn:
+                # After the tasks that were waiting: what they write now goes with it.
+                self._pump_soon()
+            self._tell_idle()
 
     def _complete(self, durable_lsn: int) -> None:
         """Applies what has become durable and resolves its futures, in LSN order."""
