@@ -7,7 +7,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("wal", "tree", "concurrency")
+COMMANDS = ("wal", "tree", "concurrency", "stall")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

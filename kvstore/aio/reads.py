@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstore.access import Access, Entry, RunningScan
+from kvstore.aio.lookups import Lookups
 from kvstore.batch import check_key
 from kvstore.errors import ClosedError
 from kvstore.memtable import MemTable
@@ -110,8 +111,8 @@ class AsyncSnapshot:
     the store was closed, it raises ClosedError. For the tasks of one loop.
     """
 
-    def __init__(self, access: Access, threads: Executor, tree: Tree) -> None:
-        self._access, self._threads = access, threads
+    def __init__(self, access: Access, threads: Executor, lookups: Lookups, tree: Tree) -> None:
+        self._access, self._threads, self._lookups = access, threads, lookups
         self._pin = Pin(tree)
 
     def __del__(self) -> None:
@@ -124,7 +125,7 @@ class AsyncSnapshot:
         key = check_key(key)
         value = self._pin.get_resident(key)
         if value is NOT_RESIDENT:
-            value = await in_thread(self._threads, self._pin.get, key)
+            value = await self._lookups.get(self._pin.get, key)
             _check(self._access, self._pin)
         return default if value is None else value
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
+from kvstore.aio.lookups import Lookups
 from kvstore.aio.reads import AsyncSnapshot, in_thread, scan
 from kvstore.aio.writer import AsyncWriter
 from kvstore.batch import OPERATION_BYTES, WriteBatch, check_key, check_value
@@ -106,6 +107,7 @@ class AsyncKVStore:
             batches_max=self.options.wal_batches_in_flight,
         )
         self._write = self._writer.write
+        self._lookups = Lookups(asyncio.get_running_loop(), self._threads)
         return self
 
     def __await__(self) -> Generator[Any, None, Self]:
@@ -217,7 +219,7 @@ class AsyncKVStore:
             key = check_key(key)
         value = self._tree.state.get_resident(key)  # once it is closed, what raises the refusal
         if value is NOT_RESIDENT:
-            value = await in_thread(self._threads, self._tree.state.get, key)
+            value = await self._lookups.get(self._tree.state.get, key)
         if value is not None:
             return value
         if not 0 < len(key) <= KEY_BYTES_MAX:
@@ -251,7 +253,7 @@ class AsyncKVStore:
     def snapshot(self) -> AsyncSnapshot:
         """The store as it is now: ``async with db.snapshot() as s:``; see KVStore.snapshot."""
         self._open_store()
-        return AsyncSnapshot(self._access, self._threads, self._tree)
+        return AsyncSnapshot(self._access, self._threads, self._lookups, self._tree)
 
     async def count(self) -> int:
         """The number of keys (``len`` of a KVStore), in a thread."""
