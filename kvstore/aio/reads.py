@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["AsyncSnapshot", "scan"]
+__all__ = ["AsyncSnapshot", "in_thread", "scan", "sort"]
 
 T = TypeVar("T")
 
@@ -53,34 +53,51 @@ async def scan(
     The loop gets its turn after each list of entries that was read, 1,024 at most.
     """
     access.check_open()
-    pin = source if isinstance(source, Pin) else Pin(source)
-    running = RunningScan(pin)
-    access.scans.add(running)
-    try:
-        for memtable in pin.memtables():
-            if memtable.unsorted_count > _SORTED_AT_ONCE:
-                await in_thread(threads, _sort, memtable)
-        first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
-        chunks = pin.chunks(start, stop, reverse=reverse, first_chunk=first)
-        left = limit
-        while left is None or left > 0:
-            entries = await _next_chunk(threads, chunks)
-            if entries is None:
-                break
-            if left is not None:
-                entries = entries[:left]
-                left -= len(entries)
-            running.entries = entries
-            for entry in entries:  # none, and no more, once it is closed (end_scans)
-                _check(access, pin)
-                yield entry
+    held = _Held(access, source)
+    pin = held.pin
+    for memtable in pin.memtables():
+        if memtable.unsorted_count > _SORTED_AT_ONCE:
+            await in_thread(threads, sort, memtable)
+    _check(access, pin)
+    first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
+    chunks = pin.chunks(start, stop, reverse=reverse, first_chunk=first)
+    left = limit
+    while left is None or left > 0:
+        entries = await _next_chunk(threads, chunks)
+        if entries is None:
+            break
+        if left is not None:
+            entries = entries[:left]
+            left -= len(entries)
+        held.running.entries = entries
+        for entry in entries:  # none, and no more, once it is closed (end_scans)
             _check(access, pin)
-            await asyncio.sleep(0)
+            yield entry
         _check(access, pin)
-    finally:
-        access.scans.discard(running)
-        if pin is not source:
-            pin.close()
+        await asyncio.sleep(0)
+        _check(access, pin)
+    _check(access, pin)
+
+
+class _Held:
+    """What a running scan reads, held as long as its generator lives: however that ends, since its
+    loops may not stand in a block with an end of its own (decision 15)."""
+
+    def __init__(self, access: Access, source: Tree | Pin) -> None:
+        self._access = access
+        self._own: Pin | None = None
+        if isinstance(source, Pin):
+            self.pin = source
+        else:
+            self.pin = self._own = Pin(source)
+        self.running = RunningScan(self.pin)
+        access.scans.add(self.running)
+
+    def __del__(self) -> None:
+        if hasattr(self, "running"):  # else it was cut short while it was made
+            self._access.scans.discard(self.running)
+        if self._own is not None:
+            self._own.close()
 
 
 def _check(access: Access, pin: Pin) -> None:
@@ -98,9 +115,16 @@ async def _next_chunk(threads: Executor, chunks: Chunks) -> list[Entry] | None:
         return await in_thread(threads, next, chunks, None)
 
 
-def _sort(memtable: MemTable) -> None:
+def sort(memtable: MemTable) -> None:
+    """Brings its sorted view up to date, in a thread beside the loop."""
     while not memtable.sort_some(_SORTED_AT_ONCE):
         time.sleep(_BREATH_SECONDS)  # the loop gets the lock, and the GIL
+
+
+def _count(pin: Pin) -> int:
+    for memtable in pin.memtables():
+        sort(memtable)
+    return pin.count()
 
 
 class AsyncSnapshot:
@@ -148,7 +172,7 @@ class AsyncSnapshot:
     async def count(self) -> int:
         """The number of keys. O(keys), in a thread."""
         _check(self._access, self._pin)
-        count = await in_thread(self._threads, self._pin.count)
+        count = await in_thread(self._threads, _count, self._pin)
         _check(self._access, self._pin)
         return count
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from kvstore.aio.lookups import Lookups
-from kvstore.aio.reads import AsyncSnapshot, in_thread, scan
+from kvstore.aio.reads import AsyncSnapshot, in_thread, scan, sort
 from kvstore.aio.writer import AsyncWriter
 from kvstore.batch import OPERATION_BYTES, WriteBatch, check_key, check_value
-from kvstore.errors import ClosedError
+from kvstore.errors import ClosedError, ForkedError
 from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options, make_options
 from kvstore.pipeline import Change
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from kvstore.access import Access
     from kvstore.fs import FileSystem
+    from kvstore.tree import Tree
 
 __all__ = ["AsyncKVStore", "open_async"]
 
@@ -58,14 +61,15 @@ class AsyncKVStore:
     -9 and power loss, and every task sees it; writes return in the order of the log.
 
     Cancellation: a write that is cancelled is written or not at all, never in part. Before the
-    end of the loop's iteration in which it was begun it is not written; afterwards it is under way,
-    and goes on.
+    end of the loop's iteration in which it was begun it is not written (with several batches in
+    flight it may be); afterwards it is under way, and goes on.
 
     Reads: what is in memory, the page cache included, is answered without giving up the loop; what
     needs the disk is read in a thread. ``flush``, ``compact``, ``verify``, opening and closing run
     in a thread.
 
-    Belongs to the thread and the loop that opened it: KVStoreError in another thread.
+    Belongs to the loop that opened it: writing and closing elsewhere is a KVStoreError. (When that
+    loop is closed, another may close it.)
     """
 
     def __init__(
@@ -79,36 +83,55 @@ class AsyncKVStore:
         self.options = options or Options()
         self._fs = fs
         self._store: KVStore | None = None  # until it is open
+        self._opening = False
         self._closed: asyncio.Task[None] | None = None
+        self._sync = self.options.sync
+        nothing: Any = _NotOpen(self.path)
+        self._access: Access = nothing
+        self._tree: Tree = nothing
+        self._threads: ThreadPoolExecutor = nothing
+        self._writer: AsyncWriter = nothing
+        self._lookups: Lookups = nothing
+        self._write = nothing
 
     # ---- life ----
 
     async def _open(self) -> Self:
-        if self._store is not None:
-            raise RuntimeError(f"store {self.path} is open already")
+        if self._store is not None or self._opening:
+            raise RuntimeError(f"store {self.path} is open already, or was")
+        self._opening = True
         self._threads = ThreadPoolExecutor(_THREADS_MAX, "kvstore")
-        opening = asyncio.get_running_loop().run_in_executor(
-            self._threads, partial(KVStore, self.path, self.options, fs=self._fs)
-        )
         try:
-            store = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_again)
+            await self._open_in_thread(asyncio.get_running_loop())
+        except BaseException:
+            self._threads.shutdown(wait=False)
             raise
-        self._store = store
-        self._access, self._tree = store._access, store._tree
-        self._sync = self.options.sync
-        self._writer = AsyncWriter(
-            asyncio.get_running_loop(),
-            store._access,
-            store._pipeline,
-            store._wal,
-            queue_bytes_max=self.options.write_queue_bytes_max,
-            batches_max=self.options.wal_batches_in_flight,
-        )
-        self._write = self._writer.write
-        self._lookups = Lookups(asyncio.get_running_loop(), self._threads)
+        finally:
+            self._opening = False
         return self
+
+    async def _open_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        opening = self._threads.submit(KVStore, self.path, self.options, fs=self._fs)
+        try:
+            store = await asyncio.wrap_future(opening)
+        except BaseException:  # cancelled, as a rule, and the thread is still at it
+            self._threads.submit(_close_again, opening)
+            raise
+        try:
+            writer = AsyncWriter(
+                loop,
+                store._access,
+                store._pipeline,
+                store._wal,
+                queue_bytes_max=self.options.write_queue_bytes_max,
+                batches_max=self.options.wal_batches_in_flight,
+            )
+        except BaseException:
+            store.close()
+            raise
+        self._store, self._writer, self._write = store, writer, writer.write
+        self._access, self._tree = store._access, store._tree
+        self._lookups = Lookups(loop, self._threads)
 
     def __await__(self) -> Generator[Any, None, Self]:
         return self._open().__await__()
@@ -130,20 +153,35 @@ class AsyncKVStore:
     async def close(self) -> None:
         """Waits for the writes under way, makes everything durable, lets the next opener in.
 
-        Idempotent. A close that is cancelled goes on all the same. Raises as ``KVStore.close``.
+        Idempotent. A close that is cancelled goes on all the same. Raises as ``KVStore.close``. In
+        a forked child it does nothing. When the loop that opened it is closed, another may do this.
         """
-        if self._store is None:
+        store = self._store
+        if store is None or self._access.refusal is ForkedError:
             return
-        if self._closed is None:
-            self._closed = asyncio.ensure_future(self._close(self._store))
+        if self._closed is None or self._closed.cancelled():
+            self._writer.check_close()
+            self._closed = asyncio.ensure_future(self._close(store))
+        elif self._closed.done():
+            return
         await asyncio.shield(self._closed)
 
     async def _close(self, store: KVStore) -> None:
-        await self._writer.close()
+        # In a thread of its own: what occupies the others may go on until the store is closed.
+        closer = ThreadPoolExecutor(1, "kvstore-close")
         try:
-            await in_thread(self._threads, store.close)
+            await self._writer.close()
         finally:
-            self._threads.shutdown(wait=False)
+            try:
+                await in_thread(closer, store.close)
+            finally:
+                closer.shutdown(wait=False)
+                self._threads.shutdown(wait=False)
+
+    def __del__(self) -> None:
+        # Forgotten: KVStore warns of it, and closes itself.
+        if isinstance(getattr(self, "_writer", None), AsyncWriter) and self._closed is None:
+            self._writer.stop_listening()
 
     def _open_store(self) -> KVStore:
         if self._store is None:
@@ -160,7 +198,7 @@ class AsyncKVStore:
     async def put(self, key: BytesLike, value: BytesLike, *, sync: bool | None = None) -> None:
         """Sets ``key`` (1 B to 64 KiB) to ``value`` (0 B to 512 MiB); durable as KVStore.put is.
 
-        Cancelled: see the class.
+        With ``sync`` false it gives up the loop only when it has to wait. Cancelled: see the class.
         """
         if type(key) is not bytes or not 0 < len(key) <= KEY_BYTES_MAX:
             key = check_key(key)
@@ -257,7 +295,7 @@ class AsyncKVStore:
 
     async def count(self) -> int:
         """The number of keys (``len`` of a KVStore), in a thread."""
-        return await in_thread(self._threads, len, self._open_store())
+        return await in_thread(self._threads, _count, self._open_store())
 
     # ---- the whole store ----
 
@@ -311,7 +349,28 @@ class AsyncKVStore:
         return await in_thread(self._threads, partial(store.verify, progress=tell))
 
 
-def _close_again(opening: asyncio.Future[KVStore]) -> None:
+class _NotOpen:
+    """Stands for the parts of a store that is not open: who uses one hears so."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self()
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise ClosedError(f"store {self._path}, which was never opened: await it")
+
+
+def _count(store: KVStore) -> int:
+    state = store._tree.state
+    if state.view.tables or state.sealed:  # else nothing is sorted
+        for memtable in (state.memtable, *state.sealed):
+            sort(memtable)
+    return len(store)
+
+
+def _close_again(opening: concurrent.futures.Future[KVStore]) -> None:
     """Whoever was opening it has been cancelled meanwhile."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()

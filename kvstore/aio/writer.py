@@ -27,8 +27,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
-from threading import get_ident
-from typing import Any
+from typing import Any, NoReturn
 
 from kvstore.access import Access
 from kvstore.batch import encode
@@ -43,6 +42,7 @@ _BATCH_WRITES_MIN = 16
 _ALIKE_MAX = 1024
 _ALIKE_BYTES_MAX = 1 << 20
 _is_done = asyncio.Future.done
+_running_loop = asyncio._get_running_loop
 
 
 class AsyncWriter:
@@ -68,7 +68,6 @@ class AsyncWriter:
         self._queue_bytes_max = queue_bytes_max
         self._try_begin, self._call_soon = pipeline.try_begin, loop.call_soon
         self._make_future = partial(asyncio.Future, loop=loop)
-        self._thread_id = get_ident()
         self._thread = ThreadPoolExecutor(1, "kvstore-write")
         self._closing = False
         self.bytes = 0
@@ -86,7 +85,7 @@ class AsyncWriter:
         batch while the loop makes the next."""
         self._barriers: deque[tuple[int, Future]] = deque()
         self._pump_due = False
-        self._aside = False  # the thread clears the way for the head of the queue
+        self._aside: object = None  # while the thread clears the way for the head of the queue
         self._admitted = 0  # of the queue's writes, how many have waited for compaction
         self._wanted_lsn = self._submitted_lsn = wal.last_lsn
         self._idle: Future | None = None
@@ -98,7 +97,7 @@ class AsyncWriter:
     def write(self, change: Change, size: int, *, relaxed: bool = False) -> Awaitable[None]:
         """Takes a change of ``size`` bytes in; what it returns is done when the change is durable
         and visible (``relaxed``: visible)."""
-        if not self._pump_due:
+        if not self._pump_due or _running_loop() is not self._loop:
             self._check()
         if self._room or (self.bytes and self.bytes + size > self._queue_bytes_max):
             return self._write_later(change, size, relaxed=relaxed)
@@ -145,42 +144,66 @@ class AsyncWriter:
     async def close(self) -> None:
         """Takes nothing more in; returns when all that was is durable, or has failed."""
         self._closing = True
-        if self._busy():
-            self._idle = self._idle or self._loop.create_future()
-            await asyncio.shield(self._idle)
-        self._loop.remove_reader(self._eventfd)
-        self._thread.shutdown(wait=False)
+        try:
+            if self._busy() and not self._loop.is_closed():
+                self._idle = self._loop.create_future()
+                await self._idle
+        finally:
+            if self._busy():  # cancelled, or without a loop
+                self._fail_all(ClosedError(f"store {self._access.path}"))
+            self.stop_listening()
+            self._thread.shutdown(wait=False)
+
+    def stop_listening(self) -> None:
+        """Has the loop forget the log's eventfd, which is about to be closed. In any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            if _running_loop() is self._loop:
+                self._loop.remove_reader(self._eventfd)
+            else:
+                self._loop.call_soon_threadsafe(self._loop.remove_reader, self._eventfd)
 
     def _check(self) -> None:
         """Raises why nothing may be written."""
         if self._closing:
             raise ClosedError(f"store {self._access.path}")
         self._access.check_writable()
-        if get_ident() != self._thread_id:
-            raise KVStoreError(
-                f"store {self._access.path}: used in another thread than that of its event loop"
-            )
+        if _running_loop() is not self._loop:
+            self._refuse_stranger()
+
+    def check_close(self) -> None:
+        """Raises unless it may be closed here: in its loop, or when that is closed."""
+        if _running_loop() is not self._loop and not self._loop.is_closed():
+            self._refuse_stranger()
+
+    def _refuse_stranger(self) -> NoReturn:
+        raise KVStoreError(f"store {self._access.path}: used outside of its event loop")
 
     def _busy(self) -> bool:
-        return bool(self._queue or self._in_log or self._barriers or self._room or self._aside)
+        # The bytes are also of those who were given room, and have not come to queue up yet.
+        return bool(self.bytes or self._queue or self._barriers or self._room or self._aside)
 
     async def _wait_for_room(self, size: int) -> None:
         future = self._loop.create_future()
         self._room.append((future, size))
         try:
             await future
-        except asyncio.CancelledError:
-            if future.done() and not future.cancelled():
-                self._give_room(size)  # it had been granted
+        except BaseException:
+            granted = future.done() and not future.cancelled()
+            self._give_room(size if granted else 0)  # which passes over those who gave up
+            self._tell_idle()
             raise
 
     def _give_room(self, size: int) -> None:
         """So many bytes of writes are no longer in the queue: lets others in."""
         self.bytes -= size
         room = self._room
-        while room and (self.bytes + room[0][1] <= self._queue_bytes_max or not self.bytes):
-            future, wanted = room.popleft()
-            if not future.done():
+        while room:
+            future, wanted = room[0]
+            gave_up = future.done()
+            if self.bytes and self.bytes + wanted > self._queue_bytes_max and not gave_up:
+                break
+            room.popleft()
+            if not gave_up:
                 self.bytes += wanted
                 future.set_result(None)
 
@@ -221,8 +244,7 @@ class AsyncWriter:
                 self._give_room(size)
             elif change is None:
                 self._leave_queue()
-                self._wanted_lsn = self._wal.last_lsn
-                self._barriers.append((self._wanted_lsn, future))
+                self._await_durable(future)
                 look = True
             elif self._pressure.closed and not self._admitted:
                 self._wait_for_compaction()
@@ -271,6 +293,17 @@ class AsyncWriter:
                 queue.popleft()
         return True
 
+    def _await_durable(self, future: Future) -> None:
+        """Has a barrier wait for all that the log holds now."""
+        failure = self._wal.failure()
+        if failure is None:
+            self._wanted_lsn = self._wal.last_lsn
+            self._barriers.append((self._wanted_lsn, future))
+        else:
+            error = PoisonedError(self._wal.path, failure)
+            error.__cause__ = failure
+            _fail(future, error)
+
     def _leave_queue(self) -> Future:
         """Takes the head off the queue."""
         if self._admitted:
@@ -284,10 +317,11 @@ class AsyncWriter:
 
     def _deal_with(self, obstacle: int, payload: bytes) -> None:
         """With what keeps the head of the queue, ``payload`` encoded, from being appended."""
-        change, _, _, relaxed = self._queue[0]
+        change = self._queue[0][0]
         if obstacle == TOO_LARGE:
-            write = self._pipeline.commit_relaxed if relaxed else self._pipeline.commit
-            self._step_aside(self._head_written, write, payload, change)
+            # A relaxed one, too: commit_relaxed holds, while it waits for the disk, the lock that
+            # this loop needs to apply.
+            self._step_aside(self._head_written, self._pipeline.commit, payload, change)
         elif obstacle == FULL:
             self._step_aside(self._head_may_try, self._wal.remove_obstacle, obstacle, payload)
         else:
@@ -310,13 +344,14 @@ class AsyncWriter:
         *arguments: Any,
     ) -> None:
         """Has the thread work, and the queue wait for it; ``then`` is given what it raised."""
-        self._aside = True
+        errand = self._aside = object()
 
         def come_back(done: asyncio.Future[None]) -> None:
-            self._aside = False
-            if self._queue:  # else all of it has failed meanwhile
-                then(asyncio.CancelledError() if done.cancelled() else done.exception())
-            self._pump()
+            error = asyncio.CancelledError() if done.cancelled() else done.exception()
+            if self._aside is errand:  # else all that was queued has failed meanwhile
+                self._aside = None
+                then(error)
+                self._pump()
 
         self._loop.run_in_executor(self._thread, work, *arguments).add_done_callback(come_back)
 
@@ -324,6 +359,7 @@ class AsyncWriter:
         if error is not None:
             self._fail_head(error)
             return
+        self._complete(self._wal.durable_lsn)  # those before it hear of it first
         size = self._queue[0][2]
         _resolve(self._leave_queue())
         self._give_room(size)
@@ -336,8 +372,11 @@ class AsyncWriter:
         if error is None:
             self._admitted = count
             return
-        for _ in range(min(count, len(self._queue))):
-            self._fail_head(copy.copy(error))
+        for _ in range(count):
+            if self._queue[0][0] is None:  # a barrier asks nothing of the background
+                self._await_durable(self._leave_queue())
+            else:
+                self._fail_head(copy.copy(error))
 
     # ---- and back ----
 
@@ -414,6 +453,8 @@ class AsyncWriter:
         for each in (self._in_log, self._barriers, self._queue, self._room):
             each.clear()
         self.bytes = self._admitted = self._unlike = self._in_log_writes = 0
+        self._aside = None
+        self._wanted_lsn = self._submitted_lsn
         for future in waiting:
             failure = KVStoreError(f"store {self._access.path}: a write met {error!r}")
             failure.__cause__ = error

@@ -216,6 +216,7 @@ class Lib:
         key_length: int,
         hash: int,
         after_slot: int,
+        only_resident: int,
         out: CData,
     ) -> None: ...
     def kv_view_get(

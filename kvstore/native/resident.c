@@ -8,29 +8,29 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* What is longer is not looked at: to copy it would hold an event loop up, too. */
-enum { RESIDENT_MAX = 1 << 20, PAGES_MAX = RESIDENT_MAX / 4096 + 2 };
+enum {
+    COPIED_MAX = 1 << 20, /* what is longer is not looked at: to copy it holds a loop up, too */
+    PAGES_AT_ONCE = 256
+};
 
 static bool resident(const kv_table *table, uint64_t offset, uint64_t length) {
     if (table->layout.fd < 0) {
         return true; /* bytes, not a mapping */
     }
-    if (length > RESIDENT_MAX) {
-        return false;
-    }
-    unsigned char pages[PAGES_MAX];
+    unsigned char pages[PAGES_AT_ONCE];
     uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
-    uintptr_t start = (uintptr_t)(table->map + offset);
-    uintptr_t end = start + (uintptr_t)length;
-    start -= start % page_bytes;
-    size_t count = (end - start + page_bytes - 1) / page_bytes;
-    /* The vector's type differs between systems. */
-    if (count > PAGES_MAX || mincore((void *)start, end - start, (void *)pages)) {
-        return false;
-    }
+    uintptr_t at = (uintptr_t)(table->map + offset);
+    uintptr_t end = at + (uintptr_t)length;
     bool all = true;
-    for (size_t i = 0; i < count; i++) {
-        all &= pages[i] & 1;
+    for (at -= at % page_bytes; all && at < end; at += PAGES_AT_ONCE * page_bytes) {
+        uintptr_t left = end - at;
+        size_t count = (left + page_bytes - 1) / page_bytes;
+        count = count < PAGES_AT_ONCE ? count : PAGES_AT_ONCE;
+        /* The vector's type differs between systems. */
+        all = !mincore((void *)at, count * page_bytes, (void *)pages);
+        for (size_t i = 0; all && i < count; i++) {
+            all = pages[i] & 1;
+        }
     }
     return all;
 }
@@ -53,5 +53,6 @@ bool table_index_resident(const kv_table *table) {
 
 bool table_block_resident(const kv_table *table, uint32_t index) {
     uint64_t offset = table_block_offset(table, index);
-    return resident(table, offset, table_block_offset(table, index + 1) - offset);
+    uint64_t length = table_block_offset(table, index + 1) - offset;
+    return (length <= COPIED_MAX || table->layout.fd < 0) && resident(table, offset, length);
 }

@@ -121,7 +121,7 @@ static void finish_trial(kv_log *log, const round_t *round) {
     }
 }
 
-static void advance(kv_log *log);
+static bool advance(kv_log *log);
 
 int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     if (log->file.direct && !partial) {
@@ -310,8 +310,9 @@ static void begin_sync(kv_log *log) {
 }
 
 /* After completions: takes note of what is written, begins the sync that is due, and retires
- * finished rounds from the front. */
-static void advance(kv_log *log) {
+ * finished rounds from the front; whether there was one. */
+static bool advance(kv_log *log) {
+    bool retired = false;
     for (int i = 0; i < log->round_count && log->error == 0; i++) {
         round_t *round = round_at(log, i);
         if (round->state == WRITING) {
@@ -334,10 +335,12 @@ static void advance(kv_log *log) {
         }
         log->first_round = (log->first_round + 1) % ROUNDS_MAX;
         log->round_count--;
+        retired = true;
     }
     if (log->error) {
         requeue_failed(log);
     }
+    return retired;
 }
 
 void tell_eventfd(kv_log *log) {
@@ -361,7 +364,7 @@ void engine_lost(kv_log *log, int error) {
 void round_drive(kv_log *log, bool block) {
     completion done[COMPLETIONS_MAX];
     uint64_t durable_before = log->durable_lsn;
-    advance(log);
+    bool retired = advance(log);
     int status = log->engine->calls->kick(log->engine);
     if (status >= 0 && log->ops_in_flight > 0) {
         log->driving = true;
@@ -374,7 +377,7 @@ void round_drive(kv_log *log, bool block) {
     if (status < 0) {
         engine_lost(log, -status);
     }
-    advance(log);
+    retired = advance(log) || retired;
     if (log->ops_in_flight > 0 && !log->broken) {
         status = log->engine->calls->kick(log->engine);
         if (status < 0) {
@@ -383,8 +386,9 @@ void round_drive(kv_log *log, bool block) {
             tell_eventfd(log); /* an event loop has to try again */
         }
     }
-    /* A caller of reap knows; somebody in its event loop may not, when another thread drove. */
-    if (block && (log->durable_lsn != durable_before || log->error)) {
+    /* A caller of reap knows; somebody in its event loop may not, when another thread drove. A
+     * round that only wrote (of a MARK) matters too: there was no room for one of the loop's. */
+    if (block && (retired || log->error)) {
         tell_eventfd(log);
     }
     if (block && log->durable_lsn != durable_before) {

@@ -115,16 +115,16 @@ kv_view *kv_view_new(kv_table *const *tables, const uint32_t *run_ends, size_t r
                      kv_view_stats *stats);
 void kv_view_free(kv_view *view);
 /* Looks a key up in the runs, newest first, beginning with the run behind that of table
- * after_slot (-1: all of them). */
+ * after_slot (-1: all of them). only_resident: KV_NOT_RESIDENT where it might have to wait for the
+ * disk. */
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
-                  int64_t after_slot, kv_found *out);
+                  int64_t after_slot, int only_resident, kv_found *out);
 enum { KV_VALUE_ROOM = 65536 };
 /* The same for the most frequent case: copies the value to out, which has room for KV_VALUE_ROOM
  * bytes, and returns its length. KV_ABSENT or KV_DELETED; any other negative number (the value does
  * not fit, a block is compressed, damage): ask kv_view_find, which counts it. */
 int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out);
-/* The same, or KV_NOT_RESIDENT. After any other negative number but KV_ABSENT and KV_DELETED what
- * kv_view_find needs is in memory. */
+/* The same, or KV_NOT_RESIDENT. */
 int64_t kv_view_get_resident(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                              char *out);
 

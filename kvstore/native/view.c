@@ -150,10 +150,10 @@ static size_t run_behind(const kv_view *view, int64_t slot) {
 }
 
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
-                  int64_t after_slot, kv_found *out) {
+                  int64_t after_slot, int only_resident, kv_found *out) {
     tally t = {0, 0};
-    look_up(view, run_behind(view, after_slot), key, key_length, hash, false, out, &t);
-    if (after_slot < 0) {
+    look_up(view, run_behind(view, after_slot), key, key_length, hash, only_resident, out, &t);
+    if (after_slot < 0 && out->status != KV_NOT_RESIDENT) {
         tally_add(view, t);
     }
 }

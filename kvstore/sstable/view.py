@@ -99,7 +99,7 @@ class View:
         find = self._find
 
         def find_resident(key: bytes, status: int) -> Any:
-            return NOT_RESIDENT if status == _NOT_RESIDENT else find(key)
+            return NOT_RESIDENT if status == _NOT_RESIDENT else find(key, only_resident=True)
 
         return _make_getter(self.c, lib.kv_view_get_resident, find_resident, newer, absent)
 
@@ -163,15 +163,21 @@ def _new_value_buffer() -> tuple[Any, Any]:
 
 
 def _find(
-    c: Any, tables: tuple[Table, ...], cache: BlockCache, _stats: Any, key: bytes
-) -> bytes | None:
+    c: Any,
+    tables: tuple[Table, ...],
+    cache: BlockCache,
+    _stats: Any,
+    key: bytes,
+    *,
+    only_resident: bool = False,
+) -> Any:
     """What the hot path cannot do: long values, compressed blocks, damage."""
     found = ffi.new("kv_found *")
     position = ffi.new("uint64_t[2]")
     hashed = xxh3_64_intdigest(key)
     after_slot = -1
     while True:
-        lib.kv_view_find(c, key, len(key), hashed, after_slot, found)
+        lib.kv_view_find(c, key, len(key), hashed, after_slot, only_resident, found)
         status = found.status
         if status == _FOUND:
             start = found.offset
@@ -179,13 +185,15 @@ def _find(
             return value
         if status == _DAMAGED:
             raise tables[found.slot].fault()
+        if status == _NOT_RESIDENT:
+            return NOT_RESIDENT
         if status != _NEED_BLOCK:
             return None
         plain = tables[found.slot].read_block(found.block, cache)
         status = lib.kv_block_find(plain, len(plain), key, len(key), hashed & _HASH_MASK, position)
         if status == _FOUND:
             start, length = position
-            return plain[start : start + length]  # type: ignore[no-any-return]
+            return plain[start : start + length]
         if status == _DELETED:
             return None
         after_slot = found.slot

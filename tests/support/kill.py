@@ -11,6 +11,7 @@ What a thread does is a function of (seed, thread, index), so the test knows it 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -37,12 +38,14 @@ _RECORD = struct.Struct("<III")
 
 @dataclass(frozen=True)
 class Round:
-    """One life of a worker; ``name`` is the prefix of its keys. ``write``: not only open."""
+    """One life of a worker; ``name`` is the prefix of its keys. ``write``: not only open.
+    ``tasks``: of one event loop, instead of threads."""
 
     path: str
     name: str
     seed: int
     write: bool = True
+    tasks: int = 0
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -59,7 +62,7 @@ def operation(work: Round, thread: int, index: int) -> Operation:
     chance = random.Random(f"{work.seed} {work.name} {thread} {index}")
     prefix = f"{work.name}/{thread}/".encode()
     size = chance.choice([0, 10, 100, 100, 1000, 4000])
-    changes: dict[bytes, bytes | None] = {prefix + b"%06d" % index: bytes([thread]) * size}
+    changes: dict[bytes, bytes | None] = {prefix + b"%06d" % index: bytes([thread % 256]) * size}
     kind = chance.randrange(6)
     if kind == 0 and index:
         changes[prefix + b"%06d" % chance.randrange(index)] = None
@@ -100,7 +103,35 @@ def _write(db: kvstore.KVStore, work: Round, thread: int) -> None:
             os.write(1, _RECORD.pack(thread, index, 0))
 
 
+async def _write_in_task(db: kvstore.AsyncKVStore, work: Round, task: int) -> None:
+    for index in range(OPERATIONS_MAX):
+        what = operation(work, task, index)
+        if len(what.changes) == 1:
+            ((key, value),) = what.changes.items()
+            assert value is not None
+            await db.put(key, value, sync=what.sync)
+        else:
+            async with db.batch(sync=what.sync) as batch:
+                for key, value in what.changes.items():
+                    if value is None:
+                        batch.delete(key)
+                    else:
+                        batch.put(key, value)
+        if what.sync:
+            os.write(1, _RECORD.pack(task, index, 0))
+        else:
+            await asyncio.sleep(0)
+
+
+async def _work_in_tasks(work: Round) -> None:
+    async with kvstore.open_async(work.path, **work.options) as db:
+        await asyncio.gather(*(_write_in_task(db, work, task) for task in range(work.tasks)))
+
+
 def _work(work: Round) -> None:
+    if work.tasks:
+        asyncio.run(_work_in_tasks(work))
+        return
     db = kvstore.open(work.path, **work.options)
     if not work.write:
         return
@@ -148,7 +179,7 @@ class Killer:
         kind, worker, _ = self._record()
         assert kind == START
         deadline = time.monotonic() + seconds
-        acknowledged = [0] * THREADS
+        acknowledged = [0] * (work.tasks or THREADS)
         killed = False
         while True:
             if not killed and not self._readable(max(0.0, deadline - time.monotonic())):

@@ -85,7 +85,7 @@ class NativeView:
         """The value; None when the key is absent or deleted."""
         found, after = ffi.new("kv_found *"), -1
         while True:
-            lib.kv_view_find(self.handle, key, len(key), hash32(key), after, found)
+            lib.kv_view_find(self.handle, key, len(key), hash32(key), after, False, found)
             if found.status == lib.KV_DAMAGED:
                 raise Damaged(self.tables[found.slot].fault())
             if found.status == lib.KV_FOUND:

@@ -66,7 +66,7 @@ def test_a_lookup_may_begin_behind_a_table() -> None:
     found = ffi.new("kv_found *")
     seen = []
     for after in range(-1, 4):
-        lib.kv_view_find(view.handle, b"a", 1, hash32(b"a"), after, found)
+        lib.kv_view_find(view.handle, b"a", 1, hash32(b"a"), after, False, found)
         seen.append((found.status, found.slot))
     assert seen == [
         (lib.KV_FOUND, 0),

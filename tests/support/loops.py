@@ -1,0 +1,55 @@
+"""Event loops for tests: asyncio's own and uvloop, each closed clean, none waiting for ever."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import pytest
+import uvloop
+
+from tests.support.stores import BACKENDS
+
+__all__ = ["LOOPS", "each_loop", "run", "ticks", "until"]
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 30
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "asyncio": asyncio.new_event_loop,
+    "uvloop": uvloop.new_event_loop,
+}
+each_loop = pytest.mark.parametrize("loop", LOOPS)
+each_backend = pytest.mark.parametrize("backend", BACKENDS)
+
+
+def run(main: Coroutine[Any, Any, T], loop: str = "asyncio") -> T:
+    """``asyncio.run`` on a loop of that kind. What a callback raises, and nobody hears, fails."""
+    unheard: list[dict[str, Any]] = []
+    runner = LOOPS[loop]()
+    runner.set_exception_handler(lambda _, context: unheard.append(context))
+    try:
+        result = runner.run_until_complete(asyncio.wait_for(main, PATIENCE_SECONDS))
+    finally:
+        if left := asyncio.all_tasks(runner):
+            for task in left:
+                task.cancel()
+            runner.run_until_complete(asyncio.wait(left))
+        runner.run_until_complete(runner.shutdown_asyncgens())
+        runner.run_until_complete(runner.shutdown_default_executor())
+        runner.close()
+    assert not unheard, unheard
+    return result
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Gives up the loop until ``condition`` holds."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def ticks(count: int) -> None:
+    """Gives the loop so many turns."""
+    for _ in range(count):
+        await asyncio.sleep(0)
