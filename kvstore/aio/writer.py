@@ -72,6 +72,7 @@ class AsyncWriter:
         self._closing = False
         self.bytes = 0
         """Taken in, and not durable yet (a relaxed one: not visible)."""
+        self._granted = 0  # of these: of who was given room and has not come to queue up yet
         self._room: deque[tuple[Future, int]] = deque()  # who waits until there is room for bytes
         self._queue: deque[tuple[Change | None, Future, int, bool]] = deque()
         """Change (None: a barrier), future, bytes, relaxed."""
@@ -188,10 +189,12 @@ class AsyncWriter:
         try:
             await future
         except BaseException:
-            granted = future.done() and not future.cancelled()
+            granted = future.done() and not future.cancelled() and future.exception() is None
+            self._granted -= size if granted else 0
             self._give_room(size if granted else 0)  # which passes over those who gave up
             self._tell_idle()
             raise
+        self._granted -= size
 
     def _give_room(self, size: int) -> None:
         """So many bytes of writes are no longer in the queue: lets others in."""
@@ -205,6 +208,7 @@ class AsyncWriter:
             room.popleft()
             if not gave_up:
                 self.bytes += wanted
+                self._granted += wanted
                 future.set_result(None)
 
     # ---- to the log ----
@@ -377,6 +381,7 @@ class AsyncWriter:
                 self._await_durable(self._leave_queue())
             else:
                 self._fail_head(copy.copy(error))
+        self._complete(self._wal.durable_lsn)  # a barrier may have nothing to wait for
 
     # ---- and back ----
 
@@ -452,7 +457,8 @@ class AsyncWriter:
         waiting += [future for future, _ in self._room]
         for each in (self._in_log, self._barriers, self._queue, self._room):
             each.clear()
-        self.bytes = self._admitted = self._unlike = self._in_log_writes = 0
+        self._admitted = self._unlike = self._in_log_writes = 0
+        self.bytes = self._granted
         self._aside = None
         self._wanted_lsn = self._submitted_lsn
         for future in waiting:
@@ -468,4 +474,5 @@ def _resolve(future: Future) -> None:
 
 def _fail(future: Future, error: BaseException) -> None:
     if not future.done():
-        future.set_exception(error)
+        with contextlib.suppress(RuntimeError):  # its loop is closed
+            future.set_exception(error)

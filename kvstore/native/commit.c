@@ -18,7 +18,6 @@
 #include <errno.h>
 
 #define GATHER_NS_MAX ((uint64_t)200 * 1000)
-#define APPLY_PATIENCE_NS ((uint64_t)50 * 1000 * 1000)
 enum { PAUSE_SHIFT_MAX = 6 };
 
 /* ---- gathering ---- */
@@ -49,13 +48,15 @@ static bool still_gathering(const kv_log *log) {
 /* Waits for others to come, or until one of them has begun the round. */
 static void gather(kv_log *log, uint64_t lsn, bool applied) {
     waiter me = {.lsn = lsn, .applied = applied};
-    if (log->gathering) {
-        wait_in_list(log, &me, 0);
+    if (log->gatherer) {
+        wait_in_list(log, &me, log->gather_until_ns + GATHER_NS_MAX); /* should that one be late */
         return;
     }
-    log->gathering = true;
+    log->gatherer = &me;
     wait_in_list(log, &me, log->gather_until_ns);
-    log->gathering = false;
+    if (log->gatherer == &me) {
+        log->gatherer = NULL;
+    }
     if (log->submitted_lsn >= lsn) {
         log->misses = 0;
         return;

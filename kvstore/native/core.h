@@ -35,6 +35,7 @@
 #include <stdbool.h>
 
 enum { ROUNDS_MAX = 64, OPS_PER_ROUND = 3, COMPLETIONS_MAX = ROUNDS_MAX * OPS_PER_ROUND };
+#define APPLY_PATIENCE_NS ((uint64_t)50 * 1000 * 1000)
 enum { BLOCK = 4096, RETRIES_MAX = 100, TRIALS_EACH = 8 };
 
 struct round;
@@ -138,7 +139,7 @@ struct kv_log {
     /* Gathering: threads that have just been told are likely to come again. */
     uint64_t gather_ops, gather_until_ns; /* a round waits until so many are queued, or so long */
     uint64_t sync_ns;                     /* what a durable round took lately */
-    bool gathering;                       /* a thread sees to it that the round begins in time */
+    waiter *gatherer;       /* sees to it that the round begins in time; NULL once it has begun */
     unsigned misses, pause; /* how often they did not; so many rounds are not to count on it */
 
     uint64_t taken_lsn;

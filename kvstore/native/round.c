@@ -136,6 +136,7 @@ int round_begin(kv_log *log, bool durable, bool partial, bool caller_waits) {
     round->start = log->submitted;
     round->end = end;
     round->durable = durable;
+    log->gatherer = NULL;
     round->began_ns = clock_ns();
     round->state = WRITING;
 
@@ -449,17 +450,41 @@ void wake_successor(kv_log *log) {
     }
 }
 
+/* As conditions count time: monotonic, where they can be told so. */
+static struct timespec condition_time(uint64_t deadline_ns) {
+#ifdef __APPLE__
+    struct timespec until;
+    uint64_t now = clock_ns();
+    clock_gettime(CLOCK_REALTIME, &until);
+    uint64_t ns = (uint64_t)until.tv_nsec + (deadline_ns > now ? deadline_ns - now : 0);
+    until.tv_sec += (time_t)(ns / 1000000000u);
+    until.tv_nsec = (long)(ns % 1000000000u);
+    return until;
+#else
+    return (struct timespec){.tv_sec = (time_t)(deadline_ns / 1000000000u),
+                             .tv_nsec = (long)(deadline_ns % 1000000000u)};
+#endif
+}
+
+static void condition_init(pthread_cond_t *cond) {
+#ifdef __APPLE__
+    pthread_cond_init(cond, NULL);
+#else
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attributes);
+    pthread_condattr_destroy(&attributes);
+#endif
+}
+
 bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns) {
-    struct timespec until = {0, 0};
-    if (deadline_ns) { /* conditions go by the time of day */
-        uint64_t now = clock_ns();
-        clock_gettime(CLOCK_REALTIME, &until);
-        uint64_t ns = (uint64_t)until.tv_nsec + (deadline_ns > now ? deadline_ns - now : 0);
-        until.tv_sec += (time_t)(ns / 1000000000u);
-        until.tv_nsec = (long)(ns % 1000000000u);
+    if (me->applied && deadline_ns == 0) {
+        deadline_ns = clock_ns() + APPLY_PATIENCE_NS; /* who is to apply may never come to it */
     }
+    struct timespec until = condition_time(deadline_ns);
     me->previous = log->waiters_last;
-    pthread_cond_init(&me->cond, NULL);
+    condition_init(&me->cond);
     *(log->waiters_last ? &log->waiters_last->next : &log->waiters_first) = me;
     log->waiters_last = me;
     bool in_time = true;

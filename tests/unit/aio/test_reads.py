@@ -108,8 +108,8 @@ def test_what_is_not_in_memory_is_read_by_a_thread_and_then_is(
                 assert 1 < len(given) < 400  # what is read ahead is there
                 given.clear()
                 for key in keys:
-                    assert at_once(db.get(key)) == model.get(key)
-                assert given == []
+                    assert await db.get(key) == model.get(key)
+                assert len(given) < 40  # what the kernel has evicted again meanwhile
 
     run(main(), loop)
 

@@ -182,15 +182,16 @@ def test_writers_held_back_by_the_background_do_not_hold_up_the_loop(tmp_path: P
     assert len(contents(tmp_path / "db")) == 9
 
 
+@pytest.mark.parametrize("sync", [False, True])
 @pytest.mark.parametrize("number", [5, 28])  # EIO, ENOSPC
 def test_a_failure_of_the_background_is_met_by_writes_and_not_by_sync(
-    tmp_path: Path, number: int
+    tmp_path: Path, number: int, *, sync: bool
 ) -> None:
     failure = storage_error(number, "write", "table")
 
     async def main() -> None:
         async with open_async(tmp_path / "db", flush_interval_ms=NEVER) as db:
-            await db.put(b"first", b"", sync=False)
+            await db.put(b"first", b"", sync=sync)
             worker = db._store._worker  # type: ignore[union-attr]
             worker.error = failure
             worker._do_next = lambda: 0.001  # type: ignore[method-assign]

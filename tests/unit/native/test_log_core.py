@@ -318,6 +318,30 @@ def test_a_sync_waits_for_the_writes_of_earlier_rounds_that_are_still_under_way(
     log.core.close()
 
 
+def test_who_gathers_for_a_round_that_others_have_begun_leaves_nobody_waiting_for_ever() -> None:
+    # The others come again before it runs, and count on it for the next round; it stays away.
+    log = Log(PythonEngine())
+    together = threading.Barrier(4)
+    finished: list[int] = []
+
+    def work(number: int) -> None:
+        for step in range(400):
+            together.wait(10)
+            for _ in range((number + step) % 4 + 1):
+                lib.kv_log_append_commit(log.core.log, b"x", 1, lib.KV_CHECKED, 1)
+        finished.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,), daemon=True) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    hanging = any(thread.is_alive() for thread in threads)
+    log.core.close()
+    assert not hanging, "a thread hangs"
+    assert sorted(finished) == [0, 1, 2, 3]
+
+
 def test_the_caller_that_waited_gets_the_cause_and_the_next_one_hears_of_it(
     shuffled: tuple[Log, ShuffledEngine],
 ) -> None:

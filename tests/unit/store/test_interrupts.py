@@ -7,6 +7,7 @@ the places where CPython looks for signals. Real signals at random moments come 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import random
@@ -372,3 +373,37 @@ def test_a_memtable_whose_first_change_was_interrupted_is_flushed_whole(
     assert point > 5
     assert (memory.get(key) == b"new") if "put" in name else b"old" not in memory
     assert contents(tmp_path / "db", recovery="strict") == memory
+
+
+def test_threads_whose_applier_was_interrupted_come_back_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a round the core tells one thread to apply, and the others wait for it."""
+    with kvstore.open(tmp_path / "s", flush_interval_ms=NEVER) as db:
+        pipeline = db._pipeline
+        put = pipeline._wal_put
+        victim: list[str] = []
+        together = threading.Barrier(4)
+
+        def late(key: bytes, value: bytes, ticket: int) -> int:
+            twice_lsn = put(key, value, ticket)
+            name = threading.current_thread().name
+            if twice_lsn & 1 and name in {"0", "1", "2"} and not victim:
+                victim.append(name)
+                raise TimeoutError
+            return twice_lsn
+
+        def work(number: int) -> None:
+            together.wait()
+            with contextlib.suppress(TimeoutError):
+                db.put(b"%d" % number, b"")
+
+        monkeypatch.setattr(pipeline, "_wal_put", late)
+        threads = [threading.Thread(target=work, args=(i,), name=str(i)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
+        db.put(b"end", b"")
+        assert dict(db.scan()) == {b"0": b"", b"1": b"", b"2": b"", b"3": b"", b"end": b""}
