@@ -60,7 +60,10 @@ class BackgroundThread:
             return
         self._thread_id = _thread.get_ident()
         try:
-            self._work()
+            # One that was begun beside another, and comes to run when that has ended already, would
+            # sleep on after the rousing that was for both.
+            if not self._stopping:
+                self._work()
         finally:
             self._thread_id = 0
             self._running.release()

@@ -676,6 +676,8 @@ def test_the_figures_fit_each_other_and_the_files(tmp_path: Path) -> None:
             db.get(key)
             db.get(key + b"?")
         stats = db.stats()
+        # What a compaction replaced is removed after it has become visible.
+        wait_until(lambda: len(tables(path)) == sum(level.tables for level in stats.levels))
         files = sum((path / name).stat().st_size for name in tables(path))
         assert stats.table_bytes == files == sum(level.bytes for level in stats.levels)
         assert sum(level.tables for level in stats.levels) == len(tables(path))
