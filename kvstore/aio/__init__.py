@@ -1,7 +1,8 @@
 """The store for asyncio: the same API, awaited, and no thread on the way of a write.
 
 writer.py     the queue of writes: log, submit at the end of the loop's iteration, reap, resolve
-reads.py      look-ups and scans that never make the loop wait for the disk
+lookups.py    gets that need the disk, by a few threads
+reads.py      scans and snapshots, which never make the loop wait for the disk either
 store.py      AsyncKVStore itself
 """
 
