@@ -9,7 +9,7 @@ A write, top to bottom:
     seal             a memtable that has become full is given to the background
 
 A relaxed write is applied at once when nothing before it waits to become durable; else it waits for
-that, so that what is visible is always a prefix of the log. A caller that must not wait (aio.py)
+that, so that what is visible is always a prefix of the log. An event loop, which must not wait,
 begins its writes with ``try_begin``, and comes back to ``apply_ready`` when the log has told it.
 """
 
@@ -80,7 +80,7 @@ class WritePipeline:
             self._flusher.rouse()
 
     def put(self, key: bytes, value: bytes) -> None:
-        """``commit`` of one put, which C encodes."""
+        """``commit`` of one put, which C encodes; spelled out: the most frequent durable write."""
         if self._access.refusal is not None or self.pressure.closed:
             self.wait_for_room(len(key) + len(value))
         ticket = next(self._tickets)

@@ -15,8 +15,9 @@
  * at the first that failed.
  *
  * Waiting. There is no I/O thread on the threaded path. Of the callers that wait, one (the driver)
- * waits for the device; when completions arrive it wakes those whose entries became durable, and
- * one more to take its place.
+ * waits for the device; when completions arrive it wakes one of those whose entries became durable,
+ * who wakes the next, and one more to take its own place. Who waits to be applied is woken when
+ * that is done (commit.c).
  */
 #ifndef KV_CORE_H
 #define KV_CORE_H

@@ -6,9 +6,9 @@
  *   thread promised to use alone. SQPOLL is had when asked for. What the kernel refuses is done
  *   without.
  * - A buffered write or a sync goes to a worker thread of the kernel and back: two switches that a
- *   thread that is alone saves by calling pwritev2 itself (one client, 100 B: 1.1 to 1.6 times the
- *   bare call through the ring, 1.00 to 1.04 so; with 16 threads and more the ring is as fast).
- *   Which is faster for one client is measured, in round.c; a polled ring (SQPOLL) is always used.
+ *   thread that waits saves by calling pwritev2 itself (one client, 100 B: 1.1 to 1.6 times the
+ *   bare call through the ring, 1.00 to 1.04 so). Which is faster is measured, in round.c; a
+ *   polled ring (SQPOLL) is always used.
  * - The kernel cancels what a thread had submitted when that thread ends (ECANCELED); round.c tries
  *   again. A fork does not inherit the ring's memory (liburing maps it so); core calls refuse there
  *   before they touch it.

@@ -88,7 +88,7 @@ int64_t kv_decode_batches(const char *data, const int64_t *rows, size_t first_ro
 /* ---- log.c: the log ---- */
 
 enum { KV_ENGINE_PWRITE = 1, KV_ENGINE_URING = 2, KV_ENGINE_PYTHON = 3 };
-/* How a batch becomes durable. CALL is for a ring: a thread that alone waits, with nothing else in
+/* How a batch becomes durable. CALL is for a ring: a thread that waits, with nothing else in
  * flight, calls pwritev2 itself, and the ring carries all the rest. */
 enum { KV_SYNC_MEASURE = 0, KV_SYNC_DSYNC = 1, KV_SYNC_FDATASYNC = 2, KV_SYNC_CALL = 3 };
 enum { KV_OP_WRITE = 1, KV_OP_WRITE_DSYNC = 2, KV_OP_SYNC = 3 };

@@ -456,11 +456,11 @@ class PortableWalWriter:
 
     @property
     def sync_strategy(self) -> str:
-        """How a batch that one client alone waits for is made durable, as measured with the first.
+        """How a batch that threads wait for is made durable, as measured with the first ones.
 
-        "RWF_DSYNC", "fdatasync", or with io_uring "RWF_DSYNC by call": that client calls pwritev2
-        itself, and the ring carries batches that several wait for, or nobody. "measuring" until it
-        is decided. Of several batches in flight one fdatasync may cover many.
+        "RWF_DSYNC", "fdatasync", or with io_uring "RWF_DSYNC by call": one of them calls pwritev2
+        itself, and the ring carries batches that nobody waits for. "measuring" until it is decided.
+        Of several batches in flight one fdatasync may cover many.
         """
         return SYNC_STRATEGIES[lib.kv_log_sync_strategy(self._log)]
 

@@ -22,6 +22,7 @@ def test_a_thread_that_comes_to_run_after_the_stop_ends_at_once() -> None:
     sleeper = Sleeper()
     sleeper.rouse()
     sleeper.stop()
+    sleeper._roused.acquire(blocking=False)  # the rousing was for the one that has ended
     late = threading.Thread(target=sleeper._run, daemon=True)
     late.start()
     late.join(10)
