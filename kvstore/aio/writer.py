@@ -1,18 +1,17 @@
 """AsyncWriter: the writes of an event loop, on their way to the disk and back.
 
-    write          a task puts its write into the queue, and waits for a future
+    write          a task puts its write into the queue, and waits for it
     _pump          at the end of the loop's iteration: all that is queued goes to the log, and is
                    submitted as one batch; nothing here waits
     _come_back     the log's eventfd says that something completed: reap, apply what is durable, and
-                   resolve the futures, in LSN order
+                   wake the tasks, in LSN order
 
 So the puts of one iteration share a device write, and while it is under way those of the next
 gather. What would make the loop wait (a full log file, writers held back by compaction, an entry
 larger than the log's buffer) is left to one thread; meanwhile writes queue up behind it, in order.
 
-Some facts about cancellation: a future that was cancelled before its write went to the log takes
-the write with it. Later the write goes on, and nobody is told. It is never there in part: it is one
-log entry.
+Some facts about cancellation: a write that is cancelled before it went to the log is not written.
+Later it goes on, and nobody is told. It is never there in part: it is one log entry.
 """
 
 from __future__ import annotations
@@ -23,13 +22,14 @@ import copy
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import islice
 from typing import Any, NoReturn
 
 from kvstore.access import Access
+from kvstore.aio.write import Outcome, Write, wake, wake_soon
 from kvstore.batch import encode
 from kvstore.errors import ClosedError, KVStoreError, PoisonedError
 from kvstore.pipeline import Change, WritePipeline
@@ -37,11 +37,9 @@ from kvstore.wal import FULL, LATER, TOO_LARGE, SegmentedWalWriter
 
 __all__ = ["AsyncWriter"]
 
-Future = asyncio.Future[None]
 _BATCH_WRITES_MIN = 16
 _ALIKE_MAX = 1024
 _ALIKE_BYTES_MAX = 1 << 20
-_is_done = asyncio.Future.done
 _running_loop = asyncio._get_running_loop
 
 
@@ -67,29 +65,29 @@ class AsyncWriter:
         self._pipeline, self._pressure, self._wal = pipeline, pipeline.pressure, wal
         self._queue_bytes_max = queue_bytes_max
         self._try_begin, self._call_soon = pipeline.try_begin, loop.call_soon
-        self._make_future = partial(asyncio.Future, loop=loop)
+        self._done: Outcome = loop.create_future()
+        self._done.set_result(None)
         self._thread = ThreadPoolExecutor(1, "kvstore-write")
         self._closing = False
         self.bytes = 0
         """Taken in, and not durable yet (a relaxed one: not visible)."""
         self._granted = 0  # of these: of who was given room and has not come to queue up yet
-        self._room: deque[tuple[Future, int]] = deque()  # who waits until there is room for bytes
-        self._queue: deque[tuple[Change | None, Future, int, bool]] = deque()
-        """Change (None: a barrier), future, bytes, relaxed."""
+        self._room: deque[tuple[Outcome, int]] = deque()  # who waits until there is room for bytes
+        self._queue: deque[Write] = deque()
         self._unlike = 0  # of the queue: how many are no put or delete with sync
-        self._in_log: deque[tuple[int, tuple[Future, ...], int]] = deque()
-        """Last LSN, futures, bytes."""
+        self._in_log: deque[tuple[int, Sequence[Write], int]] = deque()
+        """Last LSN, writes, bytes."""
         self._in_log_writes = 0
         self._batches_max = batches_max
         self._batch_writes = sys.maxsize
         """How many in the queue do not wait for the end of the iteration: so the device has a
         batch while the loop makes the next."""
-        self._barriers: deque[tuple[int, Future]] = deque()
+        self._barriers: deque[tuple[int, Write]] = deque()
         self._pump_due = False
         self._aside: object = None  # while the thread clears the way for the head of the queue
         self._admitted = 0  # of the queue's writes, how many have waited for compaction
         self._wanted_lsn = self._submitted_lsn = wal.last_lsn
-        self._idle: Future | None = None
+        self._idle: Outcome | None = None
         self._eventfd = wal.eventfd
         loop.add_reader(self._eventfd, self._come_back)
 
@@ -104,8 +102,8 @@ class AsyncWriter:
             return self._write_later(change, size, relaxed=relaxed)
         self.bytes += size
         # As _enqueue does, spelled out: a frame less on the way of every put.
-        future: Future = self._make_future()
-        self._queue.append((change, future, size, relaxed))
+        write = Write(self._loop, change, size, relaxed)
+        self._queue.append(write)
         if relaxed or type(change) is not tuple:
             self._unlike += 1
         if not self._pump_due:
@@ -113,19 +111,19 @@ class AsyncWriter:
             self._call_soon(self._pump)
         if len(self._queue) >= self._batch_writes:
             self._pump()
-        return future
+        return write
 
     async def _write_later(self, change: Change, size: int, *, relaxed: bool) -> None:
         await self._wait_for_room(size)
         await self._enqueue(change, size, relaxed=relaxed)
 
-    def _enqueue(self, change: Change | None, size: int, *, relaxed: bool) -> Future:
-        future: Future = self._make_future()
-        self._queue.append((change, future, size, relaxed))
+    def _enqueue(self, change: Change | None, size: int, *, relaxed: bool) -> Write:
+        write = Write(self._loop, change, size, relaxed)
+        self._queue.append(write)
         if relaxed or type(change) is not tuple:
             self._unlike += 1
         self._pump_soon()
-        return future
+        return write
 
     def write_at_once(self, change: Change) -> bool:
         """A relaxed write that nothing is before, and nothing keeps waiting: True, and visible."""
@@ -242,19 +240,20 @@ class AsyncWriter:
             pass
         look = False
         while self._queue and not self._aside:
-            change, future, size, relaxed = self._queue[0]
-            if future.done():  # cancelled, and never written
+            write = self._queue[0]
+            change = write.change
+            if write.outcome is not None:  # cancelled, and never written
                 self._leave_queue()
-                self._give_room(size)
+                self._give_room(write.size)
             elif change is None:
                 self._leave_queue()
-                self._await_durable(future)
+                self._await_durable(write)
                 look = True
             elif self._pressure.closed and not self._admitted:
                 self._wait_for_compaction()
             else:
                 payload = encode(change)
-                lsn = self._try_begin(payload, change, relaxed=relaxed)
+                lsn = self._try_begin(payload, change, relaxed=write.relaxed)
                 if lsn == LATER:
                     self._wanted_lsn = self._wal.last_lsn  # what makes room
                     break
@@ -262,14 +261,14 @@ class AsyncWriter:
                     self._deal_with(lsn, payload)
                     continue
                 self._leave_queue()
-                self._in_log.append((lsn, (future,), size))
+                self._in_log.append((lsn, (write,), write.size))
                 self._in_log_writes += 1
-                if relaxed:
+                if write.relaxed:
                     look = True
                 else:
                     self._wanted_lsn = lsn
         if look:
-            self._complete(self._wal.durable_lsn)
+            self._complete_soon()
 
     def _append_alike(self) -> bool:
         """Many of the queue, which has puts and deletes only, by one native call; False when that
@@ -277,51 +276,51 @@ class AsyncWriter:
         queue = self._queue
         if len(queue) < 2 or self._unlike or self._aside or self._pressure.closed:
             return False
-        some = queue if len(queue) <= _ALIKE_MAX else list(islice(queue, _ALIKE_MAX))
-        changes, futures, sizes, _ = zip(*some, strict=True)
-        size = sum(sizes)
-        if size > _ALIKE_BYTES_MAX or any(map(_is_done, futures)):
+        writes = list(islice(queue, _ALIKE_MAX))
+        size = sum([write.size for write in writes])
+        changes: list[Any] = [write.change for write in writes if write.outcome is None]
+        if size > _ALIKE_BYTES_MAX or len(changes) < len(writes):
             return False
         keys, values = zip(*changes, strict=True)
         lsn = self._pipeline.try_begin_puts(keys, values)
         if lsn < 0:
             return False
         self._wanted_lsn = lsn
-        self._in_log.append((lsn, futures, size))
-        self._in_log_writes += len(futures)
-        self._admitted = max(0, self._admitted - len(futures))
-        if some is queue:
+        self._in_log.append((lsn, writes, size))
+        self._in_log_writes += len(writes)
+        self._admitted = max(0, self._admitted - len(writes))
+        if len(writes) == len(queue):
             queue.clear()
         else:
-            for _ in futures:
+            for _ in writes:
                 queue.popleft()
         return True
 
-    def _await_durable(self, future: Future) -> None:
-        """Has a barrier wait for all that the log holds now."""
+    def _await_durable(self, barrier: Write) -> None:
+        """Has it wait for all that the log holds now."""
         failure = self._wal.failure()
         if failure is None:
             self._wanted_lsn = self._wal.last_lsn
-            self._barriers.append((self._wanted_lsn, future))
+            self._barriers.append((self._wanted_lsn, barrier))
         else:
             error = PoisonedError(self._wal.path, failure)
             error.__cause__ = failure
-            _fail(future, error)
+            self._fail(barrier, error)
 
-    def _leave_queue(self) -> Future:
+    def _leave_queue(self) -> Write:
         """Takes the head off the queue."""
         if self._admitted:
             self._admitted -= 1
-        change, future, _, relaxed = self._queue.popleft()
-        if relaxed or type(change) is not tuple:
+        write = self._queue.popleft()
+        if write.relaxed or type(write.change) is not tuple:
             self._unlike -= 1
-        return future
+        return write
 
     # ---- what would make the loop wait ----
 
     def _deal_with(self, obstacle: int, payload: bytes) -> None:
         """With what keeps the head of the queue, ``payload`` encoded, from being appended."""
-        change = self._queue[0][0]
+        change = self._queue[0].change
         if obstacle == TOO_LARGE:
             # A relaxed one, too: commit_relaxed holds, while it waits for the disk, the lock that
             # this loop needs to apply.
@@ -337,7 +336,7 @@ class AsyncWriter:
     def _wait_for_compaction(self) -> None:
         """Writers are held back: all that is queued waits at once."""
         count = len(self._queue)
-        size = sum(size for _, _, size, _ in self._queue)
+        size = sum(write.size for write in self._queue)
         admit = partial(self._queue_admitted, count)
         self._step_aside(admit, self._pipeline.wait_for_room, size)
 
@@ -363,10 +362,10 @@ class AsyncWriter:
         if error is not None:
             self._fail_head(error)
             return
-        self._complete(self._wal.durable_lsn)  # those before it hear of it first
-        size = self._queue[0][2]
-        _resolve(self._leave_queue())
-        self._give_room(size)
+        self._complete_soon()  # those before it hear of it first
+        write = self._leave_queue()
+        wake_soon(write, self._done)
+        self._give_room(write.size)
 
     def _head_may_try(self, error: BaseException | None) -> None:
         if error is not None:
@@ -377,20 +376,21 @@ class AsyncWriter:
             self._admitted = count
             return
         for _ in range(count):
-            if self._queue[0][0] is None:  # a barrier asks nothing of the background
+            if self._queue[0].change is None:  # a barrier asks nothing of the background
                 self._await_durable(self._leave_queue())
             else:
                 self._fail_head(copy.copy(error))
-        self._complete(self._wal.durable_lsn)  # a barrier may have nothing to wait for
+        self._complete_soon()  # a barrier may have nothing to wait for
 
     # ---- and back ----
 
     def _come_back(self) -> None:
         """The log has told that something completed."""
+        done: list[Write] = []
         try:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._eventfd, 8)
-            self._complete(self._wal.reap())
+            self._complete(self._wal.reap(), done)
         except PoisonedError:
             self._fail_in_log()
         except BaseException as error:
@@ -401,42 +401,50 @@ class AsyncWriter:
                 # After the tasks that were waiting: what they write now goes with it.
                 self._pump_soon()
             self._tell_idle()
+            wake(done, self._done)
 
-    def _complete(self, durable_lsn: int) -> None:
-        """Applies what has become durable and resolves its futures, in LSN order."""
+    def _complete_soon(self) -> None:
+        """What ``_complete`` does, where a task may be running: the loop wakes the others."""
+        done: list[Write] = []
+        try:
+            self._complete(self._wal.durable_lsn, done)
+        finally:
+            for write in done:
+                wake_soon(write, self._done)
+
+    def _complete(self, durable_lsn: int, done: list[Write]) -> None:
+        """Applies what has become durable; ``done`` gets its writes, in LSN order."""
         in_log, barriers = self._in_log, self._barriers
         if in_log:
             self._pipeline.apply_ready()
             applied_lsn = self._pipeline.applied_lsn
             size_done = 0
             while in_log and in_log[0][0] <= applied_lsn:
-                _, futures, size = in_log.popleft()
-                self._in_log_writes -= len(futures)
+                _, writes, size = in_log.popleft()
+                self._in_log_writes -= len(writes)
                 size_done += size
-                for future in futures:
-                    if not future.done():
-                        future.set_result(None)
+                done += writes
             self._give_room(size_done)
         while barriers and barriers[0][0] <= durable_lsn:
-            _resolve(barriers.popleft()[1])
+            done.append(barriers.popleft()[1])
 
     def _tell_idle(self) -> None:
-        if self._idle is not None and not self._busy():
-            _resolve(self._idle)
+        if self._idle is not None and not self._idle.done() and not self._busy():
+            self._idle.set_result(None)
 
     # ---- failure ----
 
     def _fail_in_log(self) -> None:
         """The log is poisoned: what was durable before that is; the rest hears the cause."""
-        self._complete(self._wal.durable_lsn)
+        self._complete_soon()
         while self._in_log:
-            _, futures, size = self._in_log.popleft()
-            self._in_log_writes -= len(futures)
-            for future in futures:
-                _fail(future, self._cause())
+            _, writes, size = self._in_log.popleft()
+            self._in_log_writes -= len(writes)
+            for write in writes:
+                self._fail(write, self._cause())
             self._give_room(size)
         while self._barriers:
-            _fail(self._barriers.popleft()[1], self._cause())
+            self._fail(self._barriers.popleft()[1], self._cause())
         self._wanted_lsn = self._submitted_lsn
         if self._queue:
             self._pump_soon()  # each of them is refused
@@ -445,34 +453,38 @@ class AsyncWriter:
         return self._wal.failure() or KVStoreError(f"store {self._access.path}: the log failed")
 
     def _fail_head(self, error: BaseException) -> None:
-        size = self._queue[0][2]
-        _fail(self._leave_queue(), error)
-        self._give_room(size)
+        write = self._leave_queue()
+        self._fail(write, error)
+        self._give_room(write.size)
 
     def _fail_all(self, error: BaseException) -> None:
         """What nobody expected: whoever waits hears of it, and does not wait for ever."""
-        waiting = [future for _, futures, _ in self._in_log for future in futures]
-        waiting += [future for _, future in self._barriers]
-        waiting += [future for _, future, _, _ in self._queue]
-        waiting += [future for future, _ in self._room]
+        waiting = [write for _, writes, _ in self._in_log for write in writes]
+        waiting += [barrier for _, barrier in self._barriers]
+        waiting += self._queue
+        rooms = [future for future, _ in self._room]
         for each in (self._in_log, self._barriers, self._queue, self._room):
             each.clear()
         self._admitted = self._unlike = self._in_log_writes = 0
         self.bytes = self._granted
         self._aside = None
         self._wanted_lsn = self._submitted_lsn
-        for future in waiting:
-            failure = KVStoreError(f"store {self._access.path}: a write met {error!r}")
-            failure.__cause__ = error
-            _fail(future, failure)
+        failure = partial(_failure, f"store {self._access.path}: a write met {error!r}", error)
+        for write in waiting:
+            self._fail(write, failure())
+        for room in rooms:
+            if not room.done():
+                room.set_exception(failure())
+
+    def _fail(self, write: Write, error: BaseException) -> None:
+        if write.outcome is None:
+            failed: Outcome = self._loop.create_future()
+            failed.set_exception(error)
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                wake_soon(write, failed)
 
 
-def _resolve(future: Future) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail(future: Future, error: BaseException) -> None:
-    if not future.done():
-        with contextlib.suppress(RuntimeError):  # its loop is closed
-            future.set_exception(error)
+def _failure(message: str, cause: BaseException) -> KVStoreError:
+    failure = KVStoreError(message)
+    failure.__cause__ = cause
+    return failure

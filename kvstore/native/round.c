@@ -75,24 +75,23 @@ bool round_possible(const kv_log *log) {
 }
 
 /* How a batch of one write becomes durable; `waited_for`: the caller waits, and nothing else is in
- * flight. While undecided, such rounds take turns to try what there is. */
+ * flight. While undecided, such rounds take turns to try what there is. Others sync themselves,
+ * which is one way to the device and, for an event loop, back; but of many in flight those behind
+ * the first share an fdatasync: writes that sync themselves wait for one another, except for direct
+ * ones in a ring. */
 static int choose_strategy(kv_log *log, round_t *round, bool waited_for) {
-    if (!log->engine->dsync) {
-        return KV_SYNC_FDATASYNC;
+    bool side_by_side = log->file.direct && !log->engine->waits_in_caller;
+    bool shared = log->round_count > 0 && log->rounds_max > 2 && !side_by_side;
+    int strategy = log->engine->dsync && !shared ? log->strategy : KV_SYNC_FDATASYNC;
+    if (!waited_for && strategy != KV_SYNC_FDATASYNC) {
+        return KV_SYNC_DSYNC;
     }
-    if (log->round_count > 0) {
-        /* One fdatasync may cover several rounds, where writes that sync themselves wait for one
-         * another; direct ones in a ring do not. */
-        bool side_by_side = log->file.direct && !log->engine->waits_in_caller;
-        return side_by_side ? KV_SYNC_DSYNC : KV_SYNC_FDATASYNC;
-    }
-    int strategy = log->strategy;
     if (strategy == KV_SYNC_MEASURE) {
         int choices = log->engine->here ? KV_SYNC_CALL : KV_SYNC_FDATASYNC;
         strategy = 1 + log->trials % choices;
-        round->trial = waited_for ? strategy : 0;
+        round->trial = strategy;
     }
-    return strategy == KV_SYNC_CALL && !waited_for ? KV_SYNC_DSYNC : strategy;
+    return strategy;
 }
 
 static int compare_ns(const void *left, const void *right) {

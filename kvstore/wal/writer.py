@@ -459,8 +459,8 @@ class PortableWalWriter:
         """How a batch that threads wait for is made durable, as measured with the first ones.
 
         "RWF_DSYNC", "fdatasync", or with io_uring "RWF_DSYNC by call": one of them calls pwritev2
-        itself, and the ring carries batches that nobody waits for. "measuring" until it is decided.
-        Of several batches in flight one fdatasync may cover many.
+        itself, and the ring carries batches that nobody waits for. "measuring" until it is decided:
+        an event loop's batches measure nothing, and sync themselves.
         """
         return SYNC_STRATEGIES[lib.kv_log_sync_strategy(self._log)]
 
