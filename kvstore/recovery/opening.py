@@ -78,7 +78,9 @@ def open_store(fs: FileSystem, directory: str, options: Options) -> Recovered:
                 undo.callback(manifest.close)
                 if end.edit != VersionEdit():
                     version = manifest.append(end.edit)
-            _clean_up(fs, directory, version, found.manifest_name, settled=manifest is not None)
+            # The edit may have made the manifest too long, and begun another.
+            name = manifest.name if manifest is not None else found.manifest_name
+            _clean_up(fs, directory, version, name, settled=manifest is not None)
         log_id = state.log_id or version.log_id or os.urandom(16)
         tree = Tree(
             fs,
