@@ -227,7 +227,7 @@ class PortableWalWriter:
         self._direct_note = note
 
     def _open_direct(self, file: File) -> tuple[File | None, str]:
-        if not self._config.direct_io or file.fileno() is None:
+        if not self._config.direct_io:
             return None, ""
         try:
             return self._fs.open(file.path, direct=True), ""
