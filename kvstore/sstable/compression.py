@@ -23,6 +23,7 @@ _PACKAGES = {"lz4": "lz4", "zstd": "zstandard"}
 # Fast rather than small: blocks are compressed on the way of every flush and compaction.
 _ZSTD_LEVEL = 3
 _LZ4_RATIO_MAX = 255  # a byte of a length stands for so many
+_ZSTD_RATIO_MAX = 1 << 15  # 128 KiB at most out of a block, which has 4 bytes at least
 _SAVING = 8
 """One part in so many has to be saved, or the block is stored plain: reading it is then cheaper."""
 
@@ -118,6 +119,9 @@ def _make_zstd() -> _Codec:
             size = zstandard.get_frame_parameters(stored).content_size
             if size != plain_bytes:
                 raise ValueError(f"a frame of {size} plain bytes, not {plain_bytes}")
+            # Both may lie: no more than can come out.
+            if size > _ZSTD_RATIO_MAX * len(stored):
+                raise ValueError(f"{len(stored)} bytes cannot hold {size} plain bytes")
             plain: bytes = unpacker.decompress(stored, allow_extra_data=False)
         except zstandard.ZstdError as error:
             raise ValueError(f"not a Zstandard frame: {error}") from error

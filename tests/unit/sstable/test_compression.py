@@ -112,6 +112,18 @@ def test_an_lz4_block_takes_no_more_memory_than_can_come_out_of_it() -> None:
         decompress(KINDS["lz4"], stored, 2**31 - 1)
 
 
+def test_a_zstandard_frame_takes_no_more_memory_than_can_come_out_of_it() -> None:
+    """Found by fuzzing: a frame of 20 bytes that states 3 GB, in a part that says the same."""
+    stored = compress(KINDS["zstd"], bytes(1 << 20))
+    assert stored is not None
+    assert decompress(KINDS["zstd"], stored, 1 << 20) == bytes(1 << 20)
+    stated = 3 << 30
+    frame = b"\x28\xb5\x2f\xfd\xa0" + stated.to_bytes(4, "little") + b"\x01\0\0" + bytes(8)
+    assert zstandard.get_frame_parameters(frame).content_size == stated
+    with pytest.raises(ValueError, match="cannot hold"):
+        decompress(KINDS["zstd"], frame, stated)
+
+
 @pytest.mark.parametrize(("name", "module"), [("lz4", "lz4.block"), ("zstd", "zstandard")])
 def test_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, name: str, module: str
