@@ -14,7 +14,8 @@ INSTALLED := $(VENV)/.installed
 PY_PATHS := $(wildcard kvstore bench tests scripts)
 C_SOURCES := $(filter-out kvstore/native/_native.c,$(wildcard kvstore/native/*.c))
 C_HEADERS := $(wildcard kvstore/native/*.h)
-C_FORMATTED := $(C_SOURCES) $(C_HEADERS) $(wildcard bench/*.c)
+C_FUZZ := $(wildcard tests/fuzz/*.c)
+C_FORMATTED := $(C_SOURCES) $(C_HEADERS) $(wildcard bench/*.c) $(C_FUZZ) $(wildcard tests/fuzz/*.h)
 C_CHECK := $(CC) -std=c11 -Wall -Wextra -Wshadow -Wconversion -Werror -fsyntax-only
 BUILD_INPUTS := $(C_SOURCES) $(C_HEADERS) $(wildcard kvstore/native/build.py) pyproject.toml setup.py
 
@@ -48,6 +49,7 @@ check-c: setup
 ifneq ($(C_SOURCES),)
 	@$(BIN)/clang-format --dry-run -Werror $(C_FORMATTED)
 	@$(C_CHECK) $(C_SOURCES)
+	@$(C_CHECK) -Ikvstore/native $(C_FUZZ)
 	@if [ "$$KVSTORE_URING" != skip ] && pkg-config --exists liburing 2>/dev/null; then \
 	    $(C_CHECK) -DKV_HAVE_URING \
 	        $$(pkg-config --cflags liburing | sed 's/-I/-isystem /g') $(C_SOURCES); \

@@ -17,6 +17,7 @@ ENTRY_HEADER_BYTES = 24
 PLAIN, CHECKED, PAD, MARK, SEAL = 1, 2, 3, 4, 5
 NO_CLAIM = 0xFFFFFFFF
 PAYLOAD_BYTES_MAX = 1 << 30
+LSN_MAX = (1 << 56) - 1
 
 _crcmod_crc32c = crcmod.predefined.mkCrcFun("crc-32c")
 
@@ -153,9 +154,11 @@ def decode(data: bytes) -> Decoded:
         raise NotALog
     if struct.unpack_from("<I", block, HEADER_BYTES - 4) != (crc32c(block[:-4]),):
         raise NotALog
-    if struct.unpack_from("<HB", block, 8) != (1, 1):
+    if struct.unpack_from("<HBxI", block, 8) != (1, 1, HEADER_BYTES):
         raise NotALog
     (lsn,) = struct.unpack_from("<Q", block, 40)
+    if not 1 <= lsn <= LSN_MAX:
+        raise NotALog
     seed = crc32c(block[48:64])
     at = HEADER_BYTES
     entries: list[Entry] = []
@@ -174,13 +177,16 @@ def decode(data: bytes) -> Decoded:
         entries.append(Entry(at, lsn, kind, payload, unsynced))
         at += entry_bytes(length)
         lsn += 1
-    vouched = any(_vouches(data, behind, seed, lsn) for behind in range(at, len(data), 8))
+    # No more entries than fit can stand there.
+    possible = lsn + (len(data) - at) // ENTRY_HEADER_BYTES
+    vouched = any(_vouches(data, there, seed, lsn, possible) for there in range(at, len(data), 8))
     kinds = [entry.kind for entry in entries if entry.kind != PAD]
     return Decoded(entries, at, kinds[-1:] == [SEAL], at if vouched else None)
 
 
-def _vouches(data: bytes, at: int, seed: int, missing_lsn: int) -> bool:
-    """Whether a later entry at ``at`` says that ``missing_lsn`` had been durable."""
+def _vouches(data: bytes, at: int, seed: int, missing_lsn: int, possible_lsn: int) -> bool:
+    """Whether a later entry at ``at``, of an LSN that is possible there, says that ``missing_lsn``
+    had been durable."""
     # Most places hold no header; spare them the checksum.
     if data[at : at + ENTRY_HEADER_BYTES].count(0) == ENTRY_HEADER_BYTES:
         return False
@@ -188,7 +194,8 @@ def _vouches(data: bytes, at: int, seed: int, missing_lsn: int) -> bool:
     if found is None:
         return False
     _, _, unsynced, lsn, _ = found
-    return lsn > missing_lsn and unsynced != NO_CLAIM and lsn - 1 - unsynced >= missing_lsn
+    later = missing_lsn < lsn <= possible_lsn
+    return later and unsynced != NO_CLAIM and lsn - 1 - unsynced >= missing_lsn
 
 
 def encode_log(header: Header, entries: Iterable[tuple[int, bytes, int]]) -> bytes:

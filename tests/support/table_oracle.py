@@ -310,7 +310,8 @@ def _decode_data(data: bytes, offset: int, length: int, salt: bytes) -> Block:
     if kind == LZ4:
         plain = lz4.block.decompress(stored, uncompressed_size=size)
     elif kind == ZSTD:
-        plain = zstandard.ZstdDecompressor().decompress(stored, max_output_size=size)
+        unpacker = zstandard.ZstdDecompressor()
+        plain = unpacker.decompress(stored, max_output_size=size, allow_extra_data=False)
     _need(len(plain) == size, "decompressed size")
     entries, hashes = decode_block(plain)
     return Block(offset, length, kind, plain, entries, hashes)
@@ -360,6 +361,7 @@ def decode(data: bytes) -> Table:
     entries = [entry for block in blocks for entry in block.entries]
     *_, first_lsn, last_lsn, block_bytes, filter_bits = struct.unpack_from("<7Q2I", properties)
     lsns = (first_lsn, last_lsn)
+    _need(first_lsn <= last_lsn, "LSNs")
     _need(properties == _properties(entries, count, block_bytes, filter_bits, lsns), "properties")
     return Table(
         salt, data_end, filter_at, filter_length, index_at, index_length, properties_at, blocks,
