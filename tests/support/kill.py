@@ -1,10 +1,10 @@
 """Processes that write to a store until they are killed, and what their stores may hold then.
 
-Run as a script it is a server: for every line on its standard input (a JSON object, see ``Round``)
+Run as a module it is a server: for every line on its standard input (a JSON object, see ``Round``)
 it forks a worker, which opens the store and writes, and reports on its standard output in records
 of three numbers: START with the worker's process id, the thread and index of each operation that
-was acknowledged, END with the wait status. Forking spares an interpreter's start in every round;
-the server itself has no threads and no store.
+was acknowledged, END with the wait status and the phases it was in. Forking spares an interpreter's
+start in every round; the server itself has no threads and no store.
 
 What a thread does is a function of (seed, thread, index), so the test knows it without being told.
 """
@@ -23,16 +23,21 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import kvstore
+from tests.support.phases import PhaseMap, names
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 THREADS = 4
 START, END = 1 << 30, (1 << 30) + 1
 OPERATIONS_MAX = 100_000
+ROOT = Path(__file__).resolve().parents[2]
 _RECORD = struct.Struct("<III")
 
 
@@ -47,6 +52,11 @@ class Round:
     write: bool = True
     tasks: int = 0
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def writers(self) -> int:
+        """Threads or tasks."""
+        return self.tasks or THREADS
 
 
 @dataclass(frozen=True)
@@ -73,16 +83,41 @@ def operation(work: Round, thread: int, index: int) -> Operation:
     return Operation(changes, sync=chance.random() < 0.6)
 
 
-def states(work: Round, thread: int, last: int) -> Iterator[dict[bytes, bytes]]:
-    """What a thread's keys hold after its first 0, 1, ... ``last`` operations."""
+def state_after(work: Round, thread: int, count: int) -> dict[bytes, bytes]:
+    """What a thread's keys hold after its first ``count`` operations."""
     state: dict[bytes, bytes] = {}
-    yield dict(state)
-    for index in range(last):
+    for index in range(count):
         for key, value in operation(work, thread, index).changes.items():
             state.pop(key, None)
             if value is not None:
                 state[key] = value
-        yield dict(state)
+    return state
+
+
+def check_kept(work: Round, acknowledged: list[int], found: dict[bytes, bytes]) -> None:
+    """Each thread's keys are what some first operations of its leave, whole and without a gap, and
+    all that it acknowledged are among them."""
+    by_thread: defaultdict[int, dict[bytes, bytes]] = defaultdict(dict)
+    for key, value in found.items():
+        name, _, rest = key.partition(b"/")
+        if name == work.name.encode():
+            by_thread[int(rest.partition(b"/")[0])][key] = value
+    assert by_thread.keys() <= set(range(work.writers)), f"keys of nobody: {by_thread.keys()}"
+    for thread, count in enumerate(acknowledged):
+        mine = by_thread[thread]
+        # An operation's own key is deleted by later ones only: the greatest is the last one's.
+        last = max((key.rpartition(b"/")[2] for key in mine if key[-4:] != b"last"), default=None)
+        kept = 0 if last is None else int(last.partition(b"+")[0]) + 1
+        wanted = state_after(work, thread, kept)
+        wrong = sorted(key for key in {*wanted, *mine} if wanted.get(key) != mine.get(key))
+        assert not wrong, (
+            f"{work.name}, writer {thread}: {count} operations acknowledged, the last one there is "
+            f"number {kept}, and {len(wrong)} keys are not as the first {kept} leave them: "
+            f"{[key.decode() for key in wrong[:5]]}"
+        )
+        assert kept >= count, (
+            f"{work.name}, writer {thread}: {count} operations acknowledged, {kept} there"
+        )
 
 
 def _write(db: kvstore.KVStore, work: Round, thread: int) -> None:
@@ -144,8 +179,11 @@ def _work(work: Round) -> None:
 
 def serve() -> None:
     """The server's loop."""
+    phases = PhaseMap()
+    phases.watch()
     for line in sys.stdin:
         work = Round(**json.loads(line))
+        phases.clear()
         worker = os.fork()
         if worker == 0:
             try:
@@ -156,64 +194,105 @@ def serve() -> None:
                 os._exit(1)
             os._exit(0)
         _, status = os.waitpid(worker, 0)
-        os.write(1, _RECORD.pack(END, os.waitstatus_to_exitcode(status) & 0xFFFF, 0))
+        code = os.waitstatus_to_exitcode(status) & 0xFFFF
+        os.write(1, _RECORD.pack(END, code, phases.bits()))
+
+
+class Life:
+    """A worker, from its start to its end, as the test sees it."""
+
+    def __init__(self, work: Round, server: subprocess.Popen[bytes]) -> None:
+        self.work = work
+        self.acknowledged = [0] * work.writers
+        """For each thread the index behind its last acknowledged operation; 0: none."""
+        self.ended = self.killed = False
+        self.phases: list[str] = []
+        """What it was killed in the middle of: of PHASES, or "load"."""
+        self._server = server
+        self._pid = 0
+        self._data = b""
+        assert server.stdin is not None
+        server.stdin.write(json.dumps(asdict(work)).encode() + b"\n")
+        while not self._pid:
+            self._take(timeout=None)
+
+    def until(self, deadline: float) -> None:
+        """Notes what it acknowledges until that time, at least what it has by now."""
+        self._take(timeout=0)
+        while not self.ended and (left := deadline - time.monotonic()) > 0:
+            self._take(timeout=left)
+
+    def end(self) -> None:
+        """SIGKILL, now, unless it has ended."""
+        if not self.ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """The same, and then everything that it had acknowledged is known."""
+        self.end()
+        while not self.ended:
+            self._take(timeout=None)
+
+    def _take(self, timeout: float | None) -> None:
+        """Takes the records there are, waiting so long for the first."""
+        assert self._server.stdout is not None
+        pipe = self._server.stdout.fileno()
+        if not select.select([pipe], [], [], timeout)[0]:
+            return
+        data = os.read(pipe, 1 << 16)
+        if not data:
+            assert self._server.stderr is not None
+            raise AssertionError(f"the server ended: {self._server.stderr.read().decode()}")
+        data = self._data + data
+        whole = len(data) // _RECORD.size * _RECORD.size
+        self._data = data[whole:]
+        for kind, value, more in _RECORD.iter_unpack(data[:whole]):
+            if kind == START:
+                self._pid = value
+            elif kind == END:
+                assert value in ((-signal.SIGKILL) & 0xFFFF, 0), f"the worker failed: {value}"
+                self.ended, self.killed = True, value != 0
+                self.phases = names(more)
+            else:
+                self.acknowledged[kind] = max(self.acknowledged[kind], value + 1)
 
 
 class Killer:
-    """The server, as the test sees it."""
+    """The server, as the test sees it. A context manager; at its end nobody may have complained."""
 
     def __init__(self) -> None:
         self._server = subprocess.Popen(
-            [sys.executable, str(Path(__file__).resolve())],
+            [sys.executable, "-m", "tests.support.kill"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             bufsize=0,
+            cwd=ROOT,
         )
+        self._life: Life | None = None
 
-    def run(self, work: Round, seconds: float) -> tuple[list[int], bool]:
-        """Runs a worker and kills it after so long; for each thread the index behind its last
-        acknowledged operation (0: none), and whether it was killed before it had ended."""
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(asdict(work)).encode() + b"\n")
-        kind, worker, _ = self._record()
-        assert kind == START
-        deadline = time.monotonic() + seconds
-        acknowledged = [0] * (work.tasks or THREADS)
-        killed = False
-        while True:
-            if not killed and not self._readable(max(0.0, deadline - time.monotonic())):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(worker, signal.SIGKILL)
-                killed = True
-            kind, index, _ = self._record()
-            if kind == END:
-                assert index in ((-signal.SIGKILL) & 0xFFFF, 0), f"the worker failed: {index}"
-                return acknowledged, index != 0
-            acknowledged[kind] = max(acknowledged[kind], index + 1)
-            if not killed and time.monotonic() > deadline:
-                os.kill(worker, signal.SIGKILL)
-                killed = True
+    def begin(self, work: Round) -> Life:
+        """A worker that has just begun; the one before has ended."""
+        self._life = Life(work, self._server)
+        return self._life
 
-    def _readable(self, seconds: float) -> bool:
-        assert self._server.stdout is not None
-        return bool(select.select([self._server.stdout], [], [], seconds)[0])
+    def run(self, work: Round, seconds: float) -> Life:
+        """A worker that was killed after so long, or ended before."""
+        life = self.begin(work)
+        life.until(time.monotonic() + seconds)
+        life.kill()
+        return life
 
-    def _record(self) -> tuple[int, int, int]:
-        assert self._server.stdout is not None
-        data = b""
-        while len(data) < _RECORD.size:
-            piece = self._server.stdout.read(_RECORD.size - len(data))
-            if not piece:
-                assert self._server.stderr is not None
-                raise AssertionError(f"the server ended: {self._server.stderr.read().decode()}")
-            data += piece
-        return _RECORD.unpack(data)
+    def __enter__(self) -> Self:
+        return self
 
-    def close(self) -> str:
-        """Ends the server; what it and its workers complained about."""
-        _, complaints = self._server.communicate()
-        return complaints.decode()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._life is not None:
+            self._life.end()
+        complaints = self._server.communicate()[1]
+        if kind is None:
+            assert complaints == b"", complaints.decode()
 
 
 if __name__ == "__main__":
