@@ -1,5 +1,5 @@
 #!/bin/sh
-# setup.sh PYTHON VENV: the system packages a build needs, then the virtual environment.
+# setup.sh PYTHON VENV: the system packages that build and tests need, then the virtual environment.
 #
 # On Debian, as root, apt-get installs what is missing and nothing else. Where that cannot be done
 # it says what follows and goes on: most machines have all of it, and liburing is optional.
@@ -16,6 +16,7 @@ have_headers() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' 2>/dev/null
 }
 have_pkg_config() { command -v pkg-config >/dev/null; }
+have_xfs() { command -v mkfs.xfs >/dev/null; }
 have_liburing() { pkg-config --exists liburing 2>/dev/null; }
 
 apt_install() {
@@ -43,6 +44,9 @@ need have_headers python3-dev "the C core cannot be built"
 if [ "${KVSTORE_URING:-auto}" != skip ] && [ "$(uname -s)" = Linux ]; then
     need have_pkg_config pkg-config "liburing cannot be found without it"
     need have_liburing liburing-dev "building the portable backend only"
+fi
+if [ "$(uname -s)" = Linux ] && [ "$(id -u)" = 0 ] && [ -e /dev/loop-control ]; then
+    need have_xfs xfsprogs "the tests cut the power of no disk"
 fi
 
 # A virtual environment made for another interpreter, or left half made, is made anew.
