@@ -20,7 +20,7 @@ C_CHECK := $(CC) -std=c11 -Wall -Wextra -Wshadow -Wconversion -Werror -fsyntax-o
 BUILD_INPUTS := $(C_SOURCES) $(C_HEADERS) $(wildcard kvstore/native/build.py) pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check check-python check-c bench clean FORCE
+.PHONY: help setup demo test torture check check-python check-c bench clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
@@ -35,6 +35,9 @@ test: check ## all checks, then the tests on every Python found
 	@$(BIN)/python scripts/test_interpreters.py & others=$$!; \
 	    $(BIN)/python -m pytest; status=$$?; \
 	    wait $$others && exit $$status
+
+torture: setup ## an hour of crashes, power cuts, faults and fuzzing; resumes; TORTURE="..." is passed on
+	@$(BIN)/python -m tests.torture $(TORTURE)
 
 check: check-python check-c ## lint, types, layers, C warnings
 
@@ -65,7 +68,7 @@ $(VENV)/.bench: $(INSTALLED)
 
 clean: ## remove the environments and all that was built
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
-	rm -rf .hypothesis kvstore/native/_native.c kvstore/native/_native*.so .venv-3.*
+	rm -rf .hypothesis .torture kvstore/native/_native.c kvstore/native/_native*.so .venv-3.*
 	find $(PY_PATHS) -name __pycache__ -prune -exec rm -rf {} +
 	if [ -f $(VENV)/pyvenv.cfg ]; then rm -rf $(VENV); fi
 
