@@ -1,4 +1,5 @@
-"""Which pages of a file the page cache holds, and how to have it forget them."""
+"""Which pages of a file the page cache holds, and which of them the disk lacks; and how to have it
+forget them."""
 
 from __future__ import annotations
 
@@ -9,9 +10,26 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["drop_pages", "resident_pages"]
+__all__ = ["dirty_pages", "drop_pages", "resident_pages"]
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_CACHESTAT = 451  # on every architecture
+
+
+def dirty_pages(path: Path) -> int:
+    """How many pages of the file are not on the disk yet, as cachestat(2) says.
+
+    Skips the test where the kernel has no such call (before Linux 6.5).
+    """
+    everything = (ctypes.c_uint64 * 2)(0, 0)
+    cached, dirty, under_way = range(3)
+    counts = (ctypes.c_uint64 * 5)()
+    with path.open("rb") as file:
+        status = _libc.syscall(_CACHESTAT, file.fileno(), everything, counts, 0)
+    if status != 0:
+        pytest.skip(f"no cachestat(2) here: {os.strerror(ctypes.get_errno())}")
+    assert counts[cached] >= counts[dirty]
+    return int(counts[dirty] + counts[under_way])
 
 
 def resident_pages(path: Path) -> list[bool]:

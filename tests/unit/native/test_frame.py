@@ -95,6 +95,13 @@ def test_a_payload_beyond_the_data_asks_for_as_much_as_it_takes() -> None:
     assert (state.stop, state.need, state.position) == (lib.KV_STOP_MORE, len(whole), 0)
 
 
+@pytest.mark.parametrize("lsn", [1, 2, 4, 100])
+def test_an_entry_that_does_not_follow_the_one_before_it_stops_the_scan(lsn: int) -> None:
+    first = oracle.encode_entry(SALT, 2, CHECKED, b"first")
+    state, rows = scan(first + oracle.encode_entry(SALT, lsn, CHECKED, b"other"), 2)
+    assert (state.stop, state.position, len(rows)) == (lib.KV_STOP_LSN, len(first), 1)
+
+
 @pytest.mark.parametrize("kind", [0, 6, 7, 100, 127])
 def test_an_unknown_kind_stops_the_scan_unless_its_top_bit_is_set(kind: int) -> None:
     state, rows = scan(oracle.encode_entry(SALT, 1, kind, b"x"), 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import random
+import statistics
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -340,6 +342,48 @@ def test_who_gathers_for_a_round_that_others_have_begun_leaves_nobody_waiting_fo
     log.core.close()
     assert not hanging, "a thread hangs"
     assert sorted(finished) == [0, 1, 2, 3]
+
+
+class HeldEngine(PythonEngine):
+    """Nothing completes while ``gate`` is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def wait(self, block: bool) -> list[tuple[int, int]]:
+        assert self.gate.wait(20)
+        return super().wait(block)
+
+
+def test_who_waits_for_another_to_apply_is_woken_when_that_is_done() -> None:
+    # Each waiter would look by itself after a while, so only the time tells. The median counts: a
+    # busy machine may be late now and then.
+    log_patience, slow_to_apply = 0.05, 0.01
+    late: list[float] = []
+
+    def write(log: Log, told: list[float]) -> None:
+        if lib.kv_log_append_apply(log.core.log, b"x", 1, 7) & 1:
+            pairs = log.core.ready()
+            time.sleep(slow_to_apply)
+            told.append(time.monotonic())
+            log.core.taken(pairs[-1])
+        else:
+            late.append(time.monotonic() - told[-1])
+
+    for _ in range(9):
+        engine, told = HeldEngine(), [0.0]
+        log = Log(engine, record_tickets=True)
+        threads = [threading.Thread(target=write, args=(log, told)) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        while log.last < len(threads):
+            time.sleep(0.001)
+        engine.gate.set()
+        for thread in threads:
+            thread.join(20)
+        log.core.close()
+    assert statistics.median(late) < log_patience / 2
 
 
 def test_the_caller_that_waited_gets_the_cause_and_the_next_one_hears_of_it(

@@ -57,6 +57,14 @@ def assert_reads(entries: list[Entry]) -> None:
         assert find(block, key) == expected
 
 
+@pytest.mark.parametrize("other", [b"key 1", b"key 123", b"key", b"kez 12", b"key 13"])
+def test_of_keys_with_the_same_hash_only_the_whole_key_is_found(other: bytes) -> None:
+    for entries in ([(b"key 12", b"value")], [(b"key 0", b""), (b"key 12", b"value")]):
+        block = encode_block(list(entries))
+        assert find(block, b"key 12") == (lib.KV_FOUND, b"value")
+        assert find(block, other, hash32(b"key 12")) == (lib.KV_ABSENT, b"")
+
+
 @settings(max_examples=60, deadline=None)
 @given(entries=entry_lists(), others=st.lists(keys, max_size=20))
 def test_a_block_reads_as_the_oracle_wrote_it(entries: list[Entry], others: list[bytes]) -> None:

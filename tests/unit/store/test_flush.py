@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
@@ -201,6 +202,21 @@ def test_many_may_flush_at_once(tmp_path: Path) -> None:
         assert db.verify().ok
         assert db.stats().flushes <= 40
     assert len(contents(tmp_path / "db")) == 40
+
+
+def test_a_flush_keeps_the_log_of_what_was_written_meanwhile(tmp_path: Path) -> None:
+    fs = WaitingFileSystem()
+    fs.gate.clear()
+    with KVStore(tmp_path / "db", small(memtable_bytes_max=256 << 10), fs=fs) as db:
+        for number in range(90):  # the first 50 or so fill a memtable; several log files each
+            db.put(b"%02d" % number, noise(5000, number))
+        assert fs.waiting.wait(20)
+        fs.gate.set()
+        wait_until(lambda: db.stats().flushes == 1 and db._worker.flushing is None)
+        shutil.copytree(tmp_path / "db", tmp_path / "killed")
+        expected = dict(db.items())
+        assert len(expected) == 90
+    assert contents(tmp_path / "killed") == expected
 
 
 @each_backend
