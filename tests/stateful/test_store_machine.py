@@ -7,11 +7,12 @@ open, and hold one of the states the store was in since it last said that everyt
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import kvstore
-from kvstore import ClosedError, KVStore, Options
+from kvstore import ClosedError, KVStore, LimitError, LockedError, Options, WriteBatch
+from kvstore.options import KEY_BYTES_MAX
 from kvstore.snapshot import Snapshot
 from tests.support.pausefs import PausingFileSystem
 from tests.support.stores import HAS_RING, NEVER, SMALLEST_BUFFER, SMALLEST_SEGMENT, contents
@@ -55,6 +57,21 @@ VALUES = (
 CHANGES = st.dictionaries(KEYS, st.none() | VALUES, min_size=1, max_size=4)
 BOUNDS = st.none() | KEYS
 SYNC = st.sampled_from([None, True, False])
+BAD_CALLS: dict[str, tuple[type[Exception], Callable[[KVStore], object]]] = {
+    "put no key": (LimitError, lambda db: db.put(b"", b"")),
+    "put a long key": (LimitError, lambda db: db.put(bytes(KEY_BYTES_MAX + 1), b"")),
+    "put a string": (TypeError, lambda db: db.put("key", b"")),  # type: ignore[arg-type]
+    "put None": (TypeError, lambda db: db.put(b"key", None)),  # type: ignore[arg-type]
+    "delete no key": (LimitError, lambda db: db.delete(b"")),
+    "batch of no key": (LimitError, lambda db: WriteBatch().put(b"", b"")),
+    "get no key": (LimitError, lambda db: db.get(b"")),
+    "get a string": (TypeError, lambda db: db.get("key")),  # type: ignore[call-overload]
+    "contains a number": (TypeError, lambda db: db.__contains__(1)),
+    "scan a string": (TypeError, lambda db: db.scan("a")),  # type: ignore[arg-type]
+    "scan backwards by limit": (ValueError, lambda db: db.scan(limit=-1)),
+    "compact a string": (TypeError, lambda db: db.compact("a")),  # type: ignore[arg-type]
+    "open it twice": (LockedError, lambda db: kvstore.open(db.path)),
+}
 OPTIONS = st.fixed_dictionaries(
     {
         "wal_backend": st.sampled_from(["pwrite", "io_uring"] if HAS_RING else ["pwrite"]),
@@ -102,6 +119,14 @@ class Range:
 RANGES = st.builds(
     Range, BOUNDS, BOUNDS, BOUNDS | st.just(b"k"), st.booleans(), st.none() | st.integers(0, 70)
 )
+
+
+def collect(batch: WriteBatch, changes: dict[bytes, bytes | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            batch.delete(key)
+        else:
+            batch.put(key, value)
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -200,6 +225,34 @@ class StoreMachine(RuleBasedStateMachine):
                 self._wrote({key: None}, sync=False)
 
     @rule(key=KEYS)
+    def delete_item(self, key: bytes) -> None:
+        if key in self.model:
+            del self.db[key]
+            self._wrote({key: None}, None)
+        else:
+            with pytest.raises(KeyError):
+                del self.db[key]
+
+    @rule(key=KEYS, value=VALUES)
+    def set_default(self, key: bytes, value: bytes) -> None:
+        assert self.db.setdefault(key, value) == self.model.get(key, value)
+        if key not in self.model:
+            self._wrote({key: value}, None)
+
+    @rule(entries=st.dictionaries(KEYS, VALUES, max_size=3))
+    def update(self, entries: dict[bytes, bytes]) -> None:
+        self.db.update(entries)
+        for key, value in entries.items():
+            self._wrote({key: value}, None)
+
+    @precondition(lambda self: self.model)
+    @rule()
+    def pop_item(self) -> None:
+        first = min(self.model)
+        assert self.db.popitem() == (first, self.model[first])
+        self._wrote({first: None}, None)
+
+    @rule(key=KEYS)
     def pop(self, key: bytes) -> None:
         expected = self.model.get(key)
         assert self.db.pop(key, None) == expected
@@ -209,12 +262,28 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(changes=CHANGES, sync=SYNC)
     def batch(self, changes: dict[bytes, bytes | None], sync: bool | None) -> None:
         with self.db.batch(sync=sync) as batch:
-            for key, value in changes.items():
-                if value is None:
-                    batch.delete(key)
-                else:
-                    batch.put(key, value)
+            collect(batch, changes)
         self._wrote(changes, sync)
+
+    @rule(changes=CHANGES, sync=SYNC)
+    def write(self, changes: dict[bytes, bytes | None], sync: bool | None) -> None:
+        batch = WriteBatch()
+        self.db.write(batch, sync=sync)  # nothing
+        collect(batch, changes)
+        self.db.write(batch, sync=sync)
+        self._wrote(changes, sync)
+
+    @rule(changes=CHANGES, sync=SYNC)
+    def drop_batch(self, changes: dict[bytes, bytes | None], sync: bool | None) -> None:
+        with contextlib.suppress(ZeroDivisionError), self.db.batch(sync=sync) as batch:
+            collect(batch, changes)
+            raise ZeroDivisionError
+
+    @rule(name=st.sampled_from(sorted(BAD_CALLS)))
+    def bad_call(self, name: str) -> None:
+        error, call = BAD_CALLS[name]
+        with pytest.raises(error):
+            call(self.db)
 
     @rule()
     def clear(self) -> None:
@@ -224,7 +293,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def sync(self) -> None:
+        last_lsn = self.db.stats().last_lsn
         self.db.sync()
+        assert self.db.stats().durable_lsn >= last_lsn
         self.legal[:] = [dict(self.model)]
 
     @rule()
@@ -241,12 +312,42 @@ class StoreMachine(RuleBasedStateMachine):
         assert shares[-1] == 1.0
         self.legal[:] = [dict(self.model)]
 
+    @rule()
+    def give_a_compaction_up(self) -> None:
+        def give_up(share: float) -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            self.db.compact(progress=give_up)
+        self.legal[:] = [dict(self.model)]  # it flushed first
+
     # ---- reading ----
 
     @rule(key=KEYS)
     def get(self, key: bytes) -> None:
         assert self.db.get(key) == self.model.get(key)
+        assert self.db.get(key, b"default") == self.model.get(key, b"default")
         assert (key in self.db) == (key in self.model)
+        if key in self.model:
+            assert self.db[key] == self.model[key]
+        else:
+            with pytest.raises(KeyError):
+                self.db[key]
+
+    @rule()
+    def views(self) -> None:
+        keys = sorted(self.model)
+        assert list(self.db) == list(self.db.keys()) == keys
+        assert list(reversed(self.db)) == keys[::-1]
+        assert list(self.db.values()) == [self.model[key] for key in keys]
+        assert self.db == self.model
+
+    @rule()
+    def stats(self) -> None:
+        stats = self.db.stats()
+        assert stats.durable_lsn <= stats.last_lsn
+        assert stats.entries >= len(self.model)
+        assert stats.table_bytes == sum(level.bytes for level in stats.levels)
 
     @rule(range=RANGES)
     def scan(self, range: Range) -> None:
@@ -281,6 +382,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert snapshot.get(key) == model.get(key)
         for known in model.keys() | self.model.keys():
             assert snapshot.get(known) == model.get(known)
+            assert (known in snapshot) == (known in model)
         assert list(snapshot.scan(**range.arguments())) == range.of(model)
         assert list(snapshot) == sorted(model)
         assert len(snapshot) == len(model)
@@ -317,6 +419,7 @@ class StoreMachine(RuleBasedStateMachine):
     def salvage(self) -> None:
         """What a closed store holds can also be read without touching it."""
         self._close()
+        assert kvstore.verify(self.path).ok
         assert contents(self.path, recovery="salvage") == self.model
         self._open(self.options)
 
