@@ -20,7 +20,7 @@ C_CHECK := $(CC) -std=c11 -Wall -Wextra -Wshadow -Wconversion -Werror -fsyntax-o
 BUILD_INPUTS := $(C_SOURCES) $(C_HEADERS) $(wildcard kvstore/native/build.py) pyproject.toml setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test torture check check-python check-c bench clean FORCE
+.PHONY: help setup demo test torture mutants check check-python check-c bench clean FORCE
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "%-8s %s\n", $$1, $$2}' Makefile
@@ -36,8 +36,12 @@ test: check ## all checks, then the tests on every Python found
 	    $(BIN)/python -m pytest; status=$$?; \
 	    wait $$others && exit $$status
 
-torture: setup ## an hour of crashes, power cuts, faults and fuzzing; resumes; TORTURE="..." is passed on
+torture: $(VENV)/.fuzz ## an hour of crashes, power cuts, faults and fuzzing; resumes; TORTURE="..." is passed on
 	@$(BIN)/python -m tests.torture $(TORTURE)
+
+# Each breaks one line of the code, in a copy; a test has to notice. Two at a time.
+mutants: setup ## are the tests able to fail? MUTANTS="words" chooses
+	@$(BIN)/python -m tests.mutants $(MUTANTS)
 
 check: check-python check-c ## lint, types, layers, C warnings
 
@@ -64,6 +68,11 @@ bench: $(VENV)/.bench ## compare with other stores; BENCH="..." is passed on
 
 $(VENV)/.bench: $(INSTALLED)
 	@$(BIN)/python -m pip install -q -e '.[bench]'
+	@touch $@
+
+# Where there is no atheris, the Python targets mutate at random, and say so.
+$(VENV)/.fuzz: $(INSTALLED)
+	@$(BIN)/python -m pip install -q -e '.[fuzz]' || echo "atheris could not be installed"
 	@touch $@
 
 clean: ## remove the environments and all that was built
