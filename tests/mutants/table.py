@@ -253,8 +253,8 @@ MUTANTS = (
         (
             Edit(
                 "aio/writer.py",
-                "self._barriers.append((self._wanted_lsn, future))",
-                "self._barriers.append((self._wal.durable_lsn, future))",
+                "self._barriers.append((self._wanted_lsn, barrier))",
+                "self._barriers.append((self._wal.durable_lsn, barrier))",
             ),
         ),
         (f"{AIO}/test_api.py", f"{AIO}/test_faults.py"),
