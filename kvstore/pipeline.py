@@ -135,8 +135,17 @@ class WritePipeline:
 
     def _relaxed_done(self, twice_lsn: int) -> None:
         if twice_lsn & 1:  # writes before it are not durable yet
-            self._wal.commit((twice_lsn >> 1) - 1)
-            self.apply_ready()
+            lsn = twice_lsn >> 1
+            try:
+                self._wal.commit(lsn - 1)
+            except KVStoreError:
+                # Those before it may be relaxed as well, and it had its turn before they failed:
+                # it is visible, or will never be. What was lost is told to the next writer.
+                self.apply_ready()
+                if self.applied_lsn < lsn:
+                    raise
+            else:
+                self.apply_ready()
         if not self._flusher.awake:
             self._flusher.rouse()
 

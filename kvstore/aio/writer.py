@@ -379,7 +379,9 @@ class AsyncWriter:
             if self._queue[0].change is None:  # a barrier asks nothing of the background
                 self._await_durable(self._leave_queue())
             else:
-                self._fail_head(copy.copy(error))
+                told = copy.copy(error)
+                told.__cause__ = error.__cause__
+                self._fail_head(told)
         self._complete_soon()  # a barrier may have nothing to wait for
 
     # ---- and back ----

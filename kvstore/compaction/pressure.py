@@ -98,5 +98,7 @@ class Pressure:
             error = worker.error
         if isinstance(error, DiskFullError):
             raise copy.copy(error) from error
+        if isinstance(error, PoisonedError):
+            error = error.cause  # a flush met the log's failure
         if error is not None:
             raise PoisonedError(self._tree.directory, error) from error

@@ -9,7 +9,7 @@ import errno
 from mmap import mmap
 from typing import Protocol
 
-from kvstore.errors import storage_error
+from kvstore.errors import StorageIOError, storage_error
 
 __all__ = ["File", "FileSystem", "Lock", "write_all"]
 
@@ -112,14 +112,21 @@ class FileSystem(Protocol):
 
 
 def write_all(file: File, data: bytes, offset: int) -> None:
-    """Writes all of ``data``, going on after short writes.
+    """Writes all of ``data``, going on after short writes, and after EINTR and EAGAIN: they say
+    that nothing happened.
 
     A file that accepts nothing a hundred times over is an error.
     """
     done = idle = 0
     while done < len(data):
-        written = file.pwrite(data[done:] if done else data, offset + done)
+        failure = None
+        try:
+            written = file.pwrite(data[done:] if done else data, offset + done)
+        except StorageIOError as error:
+            if error.errno not in (errno.EINTR, errno.EAGAIN):
+                raise
+            written, failure = 0, error
         done += written
         idle = 0 if written else idle + 1
         if idle > _RETRIES_MAX:
-            raise storage_error(errno.EIO, "write", file.path)
+            raise failure or storage_error(errno.EIO, "write", file.path)

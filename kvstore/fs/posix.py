@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from kvstore.errors import LockedError, storage_error
+from kvstore.fs.base import write_all
 
 __all__ = ["PosixFile", "PosixFileSystem", "PosixLock"]
 
@@ -94,10 +95,8 @@ class PosixFile:
                 except OSError as error:
                     if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                         raise
-            done = 0
-            while done < size:
-                piece = _ZEROS[: min(len(_ZEROS), size - done)]
-                done += os.pwrite(self._fd, piece, offset + done)
+            for done in range(0, size, len(_ZEROS)):
+                write_all(self, _ZEROS[: size - done], offset + done)
 
     def lock(self) -> None:
         # On an open file description of its own: a ring keeps a file that it had registered for a
@@ -130,6 +129,14 @@ class PosixFile:
                 if self._locked_by == os.getpid():  # else a child would unlock its parent's
                     fcntl.flock(lock_fd, fcntl.LOCK_UN)
                 os.close(lock_fd)
+
+
+def _lock(fd: int, path: str) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.pread(fd, 32, 0).strip()
+        raise LockedError(path, int(holder) if holder.isdigit() else None) from None
 
 
 class PosixLock:
@@ -219,14 +226,12 @@ class PosixFileSystem:
         with _naming("open", path):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).strip()
+            with _naming("lock", path):
+                _lock(fd, path)
+            holder = PosixFile(path, fd)
+            holder.truncate(0)
+            write_all(holder, f"{os.getpid()}\n".encode(), 0)
+        except BaseException:
             os.close(fd)
-            raise LockedError(path, int(holder) if holder.isdigit() else None) from None
-        except OSError as error:
-            os.close(fd)
-            raise storage_error(error.errno or errno.EIO, "lock", path) from error
+            raise
         return PosixLock(path, fd)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from kvstore.errors import DiskFullError, LockedError, StorageIOError
 from kvstore.fs import PosixFileSystem, write_all
 from kvstore.fs.posix import PosixFile
+from tests.support.faultfs import WRITES, Fault, FaultFileSystem
 from tests.support.wal import direct_io_refusal
 
 
@@ -242,3 +245,38 @@ def test_a_copy_of_a_lock_let_go_in_a_child_leaves_the_lock(
         fs.lock(path)
     os.close(duplicate)
     fs.lock(path).release()
+
+
+@pytest.mark.parametrize("number", [errno.EINTR, errno.EAGAIN])
+def test_a_write_that_did_not_happen_is_tried_again_but_not_for_ever(
+    tmp_path: Path, number: int
+) -> None:
+    fault = Fault(number, WRITES)
+    file = FaultFileSystem(0, fault).open(str(tmp_path / "x"), create=True)
+    write_all(file, b"whole", 0)
+    assert file.pread(10, 0) == b"whole"
+    file.close()
+    file = FaultFileSystem(0, replace(fault, forever=True)).open(str(tmp_path / "x"))
+    with pytest.raises(StorageIOError) as caught:
+        write_all(file, b"again", 0)
+    assert caught.value.errno == number
+    file.close()
+
+
+def test_preallocating_on_a_device_that_accepts_nothing_is_an_error_not_a_hang(
+    tmp_path: Path,
+) -> None:
+    file = PosixFileSystem().open(str(tmp_path / "x"), create=True)
+    with mock.patch("os.pwrite", return_value=0), pytest.raises(StorageIOError) as caught:
+        file.preallocate(0, 4096)
+    assert caught.value.errno == errno.EIO
+    file.close()
+
+
+def test_a_lock_file_that_cannot_be_written_is_not_taken_for_somebody_elses(tmp_path: Path) -> None:
+    path = str(tmp_path / "LOCK")
+    failing = mock.patch("os.pwrite", side_effect=BlockingIOError(errno.EAGAIN, "busy"))
+    with failing, pytest.raises(StorageIOError) as caught:
+        PosixFileSystem().lock(path)
+    assert caught.value.errno == errno.EAGAIN
+    PosixFileSystem().lock(path).release()
