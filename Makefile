@@ -15,7 +15,7 @@ PY_PATHS := $(wildcard kvstore bench tests scripts)
 C_SOURCES := $(filter-out kvstore/native/_native.c,$(wildcard kvstore/native/*.c))
 C_HEADERS := $(wildcard kvstore/native/*.h)
 C_FUZZ := $(wildcard tests/fuzz/*.c)
-C_FORMATTED := $(C_SOURCES) $(C_HEADERS) $(wildcard bench/*.c) $(C_FUZZ) $(wildcard tests/fuzz/*.h)
+C_FORMATTED := $(C_SOURCES) $(C_HEADERS) $(wildcard bench/*.c tests/support/*.c tests/fuzz/*.[ch])
 C_CHECK := $(CC) -std=c11 -Wall -Wextra -Wshadow -Wconversion -Werror -fsyntax-only
 BUILD_INPUTS := $(C_SOURCES) $(C_HEADERS) $(wildcard kvstore/native/build.py) pyproject.toml setup.py
 

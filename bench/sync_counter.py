@@ -9,7 +9,14 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["KINDS", "build_counter", "durable_syncs", "preloading", "read_counts"]
+__all__ = [
+    "KINDS",
+    "build_counter",
+    "build_library",
+    "durable_syncs",
+    "preloading",
+    "read_counts",
+]
 
 _SOURCE = Path(__file__).with_name("sync_counter.c")
 
@@ -28,14 +35,19 @@ def durable_syncs(counts: Mapping[str, int]) -> int:
 
 def build_counter(directory: str) -> str:
     """Compiles the library into ``directory``: its path. RuntimeError says why that failed."""
+    return build_library(_SOURCE, directory)
+
+
+def build_library(source: Path, directory: str) -> str:
+    """Compiles one C file into a library that can be preloaded; as ``build_counter``."""
     compiler = shlex.split(os.environ.get("CC", "cc"))
-    library = os.path.join(directory, "sync_counter.so")
-    command = [*compiler, "-std=c11", "-O2", "-shared", "-fPIC", "-o", library, str(_SOURCE)]
+    library = os.path.join(directory, f"{source.stem}.so")
+    command = [*compiler, "-std=c11", "-O2", "-shared", "-fPIC", "-o", library, str(source)]
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         words = getattr(error, "stderr", "") or str(error)
-        raise RuntimeError(f"cannot compile {_SOURCE.name}: {words}") from error
+        raise RuntimeError(f"cannot compile {source.name}: {words}") from error
     return library
 
 

@@ -212,7 +212,8 @@ def _live(
 def _check(disk: Disk, cut: Cut, directory: Path) -> None:
     with disk.after(cut.image, directory) as place:
         path = place / "store"
-        found = recovered(path, cut.options) if path.exists() else {}
+        # The copy is made outside: there may be no room for it on the disk.
+        found = recovered(path, cut.options, directory / "copy") if path.exists() else {}
         for work, acknowledged in cut.acknowledged:
             check_kept(work, acknowledged, found)
     cut.image.unlink()

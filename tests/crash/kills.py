@@ -135,7 +135,7 @@ def write_and_die(
         acknowledged = run.kill(work, run.chance.uniform(*seconds))
         if not path.exists():
             continue  # killed before it made anything
-        found = recovered(path, options)
+        found = recovered(path, options, run.directory / "copy")
         check_kept(work, acknowledged, found)
         mine = f"{work.name}/".encode()
         assert {k: v for k, v in found.items() if not k.startswith(mine)} == before
@@ -144,9 +144,9 @@ def write_and_die(
             shutil.rmtree(path)
 
 
-def recovered(path: Path, options: Options) -> dict[bytes, bytes]:
-    """What a store holds after a crash; its recovery repeated, its report and its files checked."""
-    copy = path.with_name(f"{path.name}.copy")
+def recovered(path: Path, options: Options, copy: Path) -> dict[bytes, bytes]:
+    """What a store holds after a crash; its recovery repeated, in ``copy``, which is removed again,
+    its report and its files checked."""
     shutil.copytree(path, copy)
     with kvstore.open(path, **options) as db:
         found = dict(db.items())
@@ -204,7 +204,7 @@ def recover_and_die(run: Run) -> None:
         for _ in range(run.chance.choice([1, 1, 2, 3])):
             work = Round(str(path), "", run.seed, write=False, options=run.backend)
             run.kill(work, run.chance.uniform(0, 0.03))
-        assert recovered(path, run.backend) == want
+        assert recovered(path, run.backend, run.directory / "copy") == want
         shutil.rmtree(path)
 
 

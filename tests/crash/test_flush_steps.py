@@ -1,5 +1,5 @@
 """A crash between any two steps of flush, compaction and manifest swap, and of the recovery after
-it; and operations that fail once.
+it; and a disk that is full for a while. (Operations that fail: tests/faults.)
 
 A file system on which everything fails from operation n on leaves the directory as a kill at that
 moment would. Syncs are counted and skipped: a kill takes nothing from the page cache.
@@ -25,12 +25,11 @@ from kvstore import (
     Options,
     PoisonedError,
     StorageIOError,
-    paths,
 )
-from kvstore.fs import PosixFileSystem, posix
+from kvstore.fs import posix
 from kvstore.manifest import ManifestLog
 from tests.support.faultfs import Fault, FaultFileSystem
-from tests.support.stores import NEVER, SMALLEST_SEGMENT
+from tests.support.stores import NEVER, SMALLEST_SEGMENT, strays
 
 OPTIONS = Options(
     wal_backend="pwrite",
@@ -115,21 +114,6 @@ class Script:
             self.failure = error
 
 
-def files_left(path: Path) -> set[str]:
-    """Names that are not explained by the manifest and the log."""
-    found = ManifestLog.read(PosixFileSystem(), str(path))
-    explained = {paths.LOCK}
-    first = 0
-    if found is not None:
-        version, manifest = found
-        explained |= {paths.CURRENT, manifest}
-        explained |= {paths.format_table(meta.number) for meta in version.tables()}
-        first = version.log_number
-    names = {entry.name for entry in path.iterdir() if entry.suffix != ".torn"}
-    segments = {name for name in names if (paths.parse_segment(name) or -1) >= first}
-    return names - explained - segments
-
-
 def opened(path: Path) -> Model:
     """What a store that was crashed, or closed, holds; opened and closed again."""
     with KVStore(path, OPTIONS, fs=FaultFileSystem()) as db:
@@ -138,7 +122,7 @@ def opened(path: Path) -> Model:
         report = db.verify()
         assert report.ok, report
         db._tree.state.version._check()
-    assert files_left(path) == set()
+    assert strays(path) == set()
     return found
 
 
@@ -240,63 +224,6 @@ def test_a_crash_in_what_a_recovered_store_goes_on_with_loses_nothing(tmp_path: 
         assert fs.failures
         assert opened(path) in script.states, (first, second)
         shutil.rmtree(path)
-
-
-def run_with_one_fault(path: Path, step: int, error: int) -> bool:
-    """The script with one failure, and once more; whether the failure was met."""
-    fs = FaultFileSystem(None, Fault(error))
-    script = Script()
-    db = KVStore(path, OPTIONS, fs=fs)
-    try:
-        fs.count, fs.fail_at = 0, step
-        script.run_as_far_as_it_goes(db)
-        met = fs.failures > 0
-        fs.heal()
-        check_failure(script.failure, error)
-        assert dict(db.items()) in script.states
-        go_on(db, script)
-    finally:
-        end(db)
-    script.failure = None  # its traceback refers to tables
-    del db
-    assert opened(path) in script.states
-    return met
-
-
-def check_failure(failure: KVStoreError | None, error: int) -> None:
-    """It says what the file system said."""
-    if isinstance(failure, PoisonedError):
-        failure = failure.cause  # type: ignore[assignment]
-    assert failure is None or isinstance(failure, StorageIOError)
-    assert failure is None or failure.errno == error
-
-
-def go_on(db: KVStore, script: Script) -> None:
-    """All works again, or every write is refused."""
-    states = script.states
-    try:
-        script.run(db)
-    except PoisonedError:
-        script.states += states
-        with pytest.raises(PoisonedError) as poisoned:
-            db.put(b"another", b"")
-        assert isinstance(poisoned.value.cause, StorageIOError)
-    else:
-        assert dict(db.items()) == script.model
-        assert db.stats().background_error == ""
-    assert dict(db.items()) in script.states
-
-
-@pytest.mark.parametrize(("error", "first"), [(errno.EIO, 0), (errno.ENOSPC, 1)])
-def test_one_failure_anywhere_is_told_and_loses_nothing(
-    tmp_path: Path, error: int, first: int
-) -> None:
-    for step in itertools.count(first, 2):  # the two share the steps
-        if not run_with_one_fault(tmp_path / str(step), step, error):
-            break
-        assert step < STEPS_MAX
-    print(f"{step} steps")
-    assert step > 200
 
 
 class FullForTables(FaultFileSystem):

@@ -12,6 +12,9 @@ from typing import Any
 import pytest
 
 import kvstore
+from kvstore import paths
+from kvstore.fs import PosixFileSystem
+from kvstore.manifest import ManifestLog
 from kvstore.native import HAS_URING
 from kvstore.wal import is_io_uring_available
 
@@ -40,6 +43,21 @@ def contents(path: str | os.PathLike[str], **options: Any) -> dict[bytes, bytes]
 def segment_names(directory: Path) -> list[str]:
     """The log files of a store, in order."""
     return sorted(path.name for path in directory.glob("*.wal"))
+
+
+def strays(directory: Path) -> set[str]:
+    """Names that are not explained by the manifest and the log, nor set aside by recovery."""
+    found = ManifestLog.read(PosixFileSystem(), str(directory))
+    explained = {paths.LOCK}
+    first = 0
+    if found is not None:
+        version, manifest = found
+        explained |= {paths.CURRENT, manifest}
+        explained |= {paths.format_table(meta.number) for meta in version.tables()}
+        first = version.log_number
+    names = {entry.name for entry in directory.iterdir() if entry.suffix != ".torn"}
+    segments = {name for name in names if (paths.parse_segment(name) or -1) >= first}
+    return names - explained - segments
 
 
 def run_script(

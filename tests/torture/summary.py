@@ -16,7 +16,7 @@ HEADLINES = {
     "faults": "faults injected",
     "kills": "processes killed",
     "cuts": "power cuts at block level",
-    "flipped": "bytes flipped",
+    "flips": "bytes flipped",
     "executions": "fuzz executions",
 }
 _MACHINE = ("date", "kernel", "cpu", "memory", "file system", "device", "python", "backend")
