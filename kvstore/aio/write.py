@@ -10,7 +10,8 @@ CPython 3.11 with tasks that only wait).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator
 from contextvars import Context
 from itertools import repeat
 from typing import Any
@@ -78,30 +79,20 @@ class Write:
         return True
 
 
-def wake(writes: Iterable[Write], outcome: Outcome) -> None:
-    """Has the tasks that wait for these go on at once, one after the other.
+def wake(writes: deque[Write], outcome: Outcome) -> None:
+    """Has the tasks that wait for these go on at once, one after the other, and takes them out.
 
     Only for a callback of the loop: where no task is running. What a task lets through (SystemExit)
-    comes out here, and the rest are woken by the loop.
+    comes out here, and the rest is left.
     """
-    rest = iter(writes)
-    try:
-        _wake_each(rest, outcome)
-    finally:
-        _wake_each_soon(rest, outcome)
-
-
-def _wake_each(writes: Iterable[Write], outcome: Outcome) -> None:
-    for write in writes:
+    for _ in range(len(writes)):  # not those who come meanwhile: others want the loop too
+        if not writes:
+            break  # a task has run the loop within itself
+        write = writes.popleft()
         if write.outcome is None:
             write.outcome = outcome
             if write._wake_task is not None:
                 write._context.run(write._wake_task, outcome)
-
-
-def _wake_each_soon(writes: Iterable[Write], outcome: Outcome) -> None:
-    for write in writes:
-        wake_soon(write, outcome)
 
 
 def wake_soon(write: Write, outcome: Outcome) -> None:

@@ -83,6 +83,8 @@ class AsyncWriter:
         """How many in the queue do not wait for the end of the iteration: so the device has a
         batch while the loop makes the next."""
         self._barriers: deque[tuple[int, Write]] = deque()
+        self._durable: deque[Write] = deque()
+        """In LSN order; whose tasks are about to be woken, by one callback of the loop."""
         self._pump_due = False
         self._aside: object = None  # while the thread clears the way for the head of the queue
         self._admitted = 0  # of the queue's writes, how many have waited for compaction
@@ -268,7 +270,7 @@ class AsyncWriter:
                 else:
                     self._wanted_lsn = lsn
         if look:
-            self._complete_soon()
+            self._complete(self._wal.durable_lsn)
 
     def _append_alike(self) -> bool:
         """Many of the queue, which has puts and deletes only, by one native call; False when that
@@ -362,9 +364,10 @@ class AsyncWriter:
         if error is not None:
             self._fail_head(error)
             return
-        self._complete_soon()  # those before it hear of it first
+        self._complete(self._wal.durable_lsn)  # those before it hear of it first
         write = self._leave_queue()
-        wake_soon(write, self._done)
+        self._durable.append(write)
+        self._call_soon(self._wake_durable)
         self._give_room(write.size)
 
     def _head_may_try(self, error: BaseException | None) -> None:
@@ -382,17 +385,16 @@ class AsyncWriter:
                 told = copy.copy(error)
                 told.__cause__ = error.__cause__
                 self._fail_head(told)
-        self._complete_soon()  # a barrier may have nothing to wait for
+        self._complete(self._wal.durable_lsn)  # a barrier may have nothing to wait for
 
     # ---- and back ----
 
     def _come_back(self) -> None:
         """The log has told that something completed."""
-        done: list[Write] = []
         try:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._eventfd, 8)
-            self._complete(self._wal.reap(), done)
+            self._complete(self._wal.reap())
         except PoisonedError:
             self._fail_in_log()
         except BaseException as error:
@@ -403,20 +405,24 @@ class AsyncWriter:
                 # After the tasks that were waiting: what they write now goes with it.
                 self._pump_soon()
             self._tell_idle()
-            wake(done, self._done)
 
-    def _complete_soon(self) -> None:
-        """What ``_complete`` does, where a task may be running: the loop wakes the others."""
-        done: list[Write] = []
+    def _wake_durable(self) -> None:
         try:
-            self._complete(self._wal.durable_lsn, done)
+            wake(self._durable, self._done)
         finally:
-            for write in done:
-                wake_soon(write, self._done)
+            if self._durable:
+                self._call_soon(self._wake_durable)
 
-    def _complete(self, durable_lsn: int, done: list[Write]) -> None:
-        """Applies what has become durable; ``done`` gets its writes, in LSN order."""
-        in_log, barriers = self._in_log, self._barriers
+    def _complete(self, durable_lsn: int) -> None:
+        """Applies what has become durable, and has the loop wake its tasks, in LSN order."""
+        try:
+            self._apply_durable(durable_lsn)
+        finally:
+            if self._durable:
+                self._call_soon(self._wake_durable)
+
+    def _apply_durable(self, durable_lsn: int) -> None:
+        in_log, barriers, done = self._in_log, self._barriers, self._durable
         if in_log:
             self._pipeline.apply_ready()
             applied_lsn = self._pipeline.applied_lsn
@@ -438,7 +444,7 @@ class AsyncWriter:
 
     def _fail_in_log(self) -> None:
         """The log is poisoned: what was durable before that is; the rest hears the cause."""
-        self._complete_soon()
+        self._complete(self._wal.durable_lsn)
         while self._in_log:
             _, writes, size = self._in_log.popleft()
             self._in_log_writes -= len(writes)
@@ -475,8 +481,9 @@ class AsyncWriter:
         for write in waiting:
             self._fail(write, failure())
         for room in rooms:
-            if not room.done():
-                room.set_exception(failure())
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                if not room.done():
+                    room.set_exception(failure())
 
     def _fail(self, write: Write, error: BaseException) -> None:
         if write.outcome is None:

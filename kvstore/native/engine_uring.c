@@ -58,7 +58,7 @@ typedef struct {
     engine base;
     struct io_uring ring;
     int fd;
-    bool fixed_buffer, file_registered, fixed_file, eventfd_registered;
+    bool direct, fixed_buffer, file_registered, fixed_file, eventfd_registered;
     op *first_here, *last_here; /* begun, for the thread that waits */
 } uring_engine;
 
@@ -73,6 +73,7 @@ static int uring_attach(engine *base, const kv_log_file *file) {
     uring_engine *e = (uring_engine *)base;
     int fd = file->fd;
     e->fd = fd;
+    e->direct = file->direct;
     if (e->file_registered) {
         e->fixed_file = io_uring_register_files_update(&e->ring, 0, &fd, 1) == 1;
     } else {
@@ -104,6 +105,9 @@ static int prepare(uring_engine *e, op *o) {
     }
     if (o->kind == KV_OP_WRITE_DSYNC) {
         sqe->rw_flags = RWF_DSYNC;
+        /* File systems with buffered writes that do not block (XFS, btrfs; Linux 6.0) would write
+         * and sync within the submission, which an event loop must not wait for. */
+        sqe->flags |= e->direct ? 0 : IOSQE_ASYNC;
     }
     if (e->fixed_file) {
         sqe->flags |= IOSQE_FIXED_FILE;

@@ -74,15 +74,28 @@ bool round_possible(const kv_log *log) {
     return log->round_count < log->rounds_max && log->error == 0 && !log->broken;
 }
 
+/* Whether a round that is begun now has to wait with its sync until those ahead have theirs. Of
+ * many in flight one fdatasync covers several, where writes that sync themselves would wait for one
+ * another: a ring takes those to one file one by one. It does not know of an fdatasync, nor of what
+ * a thread writes; and of two syncs that run together the kernel tells just one of a lost page.
+ * Direct writes in a ring have neither trouble. */
+static bool sync_waits(kv_log *log) {
+    if (log->file.direct && !log->engine->waits_in_caller) {
+        return false;
+    }
+    bool waits = log->round_count > 0 && log->rounds_max > 2;
+    for (int i = 0; i < log->round_count; i++) {
+        waits = waits || round_at(log, i)->needs_fdatasync || round_at(log, i)->here;
+    }
+    return waits;
+}
+
 /* How a batch of one write becomes durable; `waited_for`: the caller waits, and nothing else is in
- * flight. While undecided, such rounds take turns to try what there is. Others sync themselves,
- * which is one way to the device and, for an event loop, back; but of many in flight those behind
- * the first share an fdatasync: writes that sync themselves wait for one another, except for direct
- * ones in a ring. */
+ * flight. While undecided, such rounds take turns to try what there is. Others sync themselves:
+ * one way to the device and, for an event loop, back. */
 static int choose_strategy(kv_log *log, round_t *round, bool waited_for) {
-    bool side_by_side = log->file.direct && !log->engine->waits_in_caller;
-    bool shared = log->round_count > 0 && log->rounds_max > 2 && !side_by_side;
-    int strategy = log->engine->dsync && !shared ? log->strategy : KV_SYNC_FDATASYNC;
+    bool possible = log->engine->dsync && !sync_waits(log);
+    int strategy = possible ? log->strategy : KV_SYNC_FDATASYNC;
     if (!waited_for && strategy != KV_SYNC_FDATASYNC) {
         return KV_SYNC_DSYNC;
     }
