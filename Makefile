@@ -70,7 +70,7 @@ $(VENV)/.bench: $(INSTALLED)
 	@$(BIN)/python -m pip install -q -e '.[bench]'
 	@touch $@
 
-# Where there is no atheris, the Python targets mutate at random, and say so.
+# Where there is no atheris, the Python targets mutate at random.
 $(VENV)/.fuzz: $(INSTALLED)
 	@$(BIN)/python -m pip install -q -e '.[fuzz]' || echo "atheris could not be installed"
 	@touch $@

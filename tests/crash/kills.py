@@ -115,7 +115,9 @@ class Run:
         if life.killed:
             self.done["kills"] += 1
             self.done["operations acknowledged before kills"] += sum(life.acknowledged)
-            for phase in life.phases:
+            # In no phase, and nothing done: it was still starting, or had nothing to do any more.
+            idle = life.phases == ["load"] and not any(life.acknowledged)
+            for phase in ["no phase"] if idle else life.phases:
                 self.done[f"kills in {phase}"] += 1
         return life.acknowledged
 
@@ -198,7 +200,8 @@ def recover_and_die(run: Run) -> None:
     shutil.copytree(image, run.directory / "smooth")
     want = contents(run.directory / "smooth")
     assert len(want) == 399 * 50
-    while run.done["rounds"] < run.rounds:
+    # Where recovery is quick many workers end before they are killed.
+    while run.done["kills"] < run.rounds and run.done["rounds"] < 10 * run.rounds:
         path = run.directory / "killed"
         shutil.copytree(image, path)
         for _ in range(run.chance.choice([1, 1, 2, 3])):

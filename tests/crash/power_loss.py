@@ -28,9 +28,8 @@ from tests.support.power_cut import Disk
 from tests.support.simfs import Event, Image, SimFS
 from tests.support.simulation import PATH, simulated, tiny
 
-GOAL = {"states": 1_000_000}
-
-_SLICES = 128
+# Odd, so that each has sequences of both kinds, buffered and direct.
+_SLICES = 81
 _LONG_SCRIPTS, _LIVES = 12, 3
 _STATES_OF_SHORT, _STATES_OF_LONG = 200, 3
 _THOROUGHLY_EACH = 4
@@ -196,6 +195,9 @@ def sequences() -> Iterator[tuple[bool, tuple[str, ...]]]:
         for names in itertools.product(OPERATIONS, repeat=length):
             for direct in (False, True):
                 yield direct, names
+
+
+GOAL = {"states": 1_000_000, "short scripts": sum(1 for _ in sequences())}
 
 
 # ---- what is crashed ----
@@ -416,15 +418,16 @@ async def _write_something(
 
 
 def chunk(index: int, directory: Path) -> Counter[str]:
-    """A share of all short scripts while there are any left, and long ones.
+    """A share of all short scripts, and long ones. _SLICES of them have every short script; those
+    that follow begin with the first again, and throw other dice.
 
     A failure leaves the image that was not recovered as it should be in ``directory``.
     """
     tried: Counter[str] = Counter()
+    short = list(itertools.islice(sequences(), index % _SLICES, None, _SLICES))
     with simulated(index) as chance, _in_context(f"repeat: power_loss.chunk({index}, directory)"):
-        if index < _SLICES:
-            for direct, names in itertools.islice(sequences(), index, None, _SLICES):
-                tried += short_script(names, chance, direct=direct, keep=directory)
+        for direct, names in short:
+            tried += short_script(names, chance, direct=direct, keep=directory)
         for _ in range(_LONG_SCRIPTS):
             tried += long_script(chance, keep=directory)
-    return Counter(states=tried.total())
+    return Counter({"states": tried.total(), "short scripts": len(short)})

@@ -23,7 +23,9 @@ def test_what_was_acknowledged_before_the_power_went_is_on_the_disk(
         pytest.skip(reason)
     done = block_cuts.run(kind, cache, SEED, tmp_path, cuts=1)
     print(dict(done))
-    assert done["cuts"] == block_cuts.LIVES
+    # The first may come before anything was acknowledged.
+    assert done["cuts"] + done["cuts before anything was acknowledged"] == block_cuts.LIVES
+    assert done["cuts"] > 1
 
 
 @pytest.mark.slow

@@ -130,6 +130,26 @@ def test_a_truncation_is_durable_when_it_is_synced() -> None:
     assert contents(fs, "f") == {b"longer"}
 
 
+def test_what_was_cut_off_and_filled_again_may_still_be_there() -> None:
+    fs = SimFS()
+    file = synced_file(fs, "f", b"old" * 400)
+    file.truncate(0)
+    file.preallocate(0, 1200)
+    found = contents(fs, "f")
+    assert {b"", b"old" * 400, bytes(1200)} < found
+    file.sync()
+    assert contents(fs, "f") == {bytes(1200)}
+
+
+def test_of_two_writes_under_way_in_a_sector_the_second_may_have_come_first() -> None:
+    fs = SimFS()
+    file = synced_file(fs, "f", b"....")
+    assert isinstance(file, SimFile)
+    file.begin_write(b"a", 0)
+    file.begin_write(b"b", 1)
+    assert contents(fs, "f") == {b"....", b"a...", b".b..", b"ab.."}
+
+
 def test_too_many_states_are_sampled_with_both_ends() -> None:
     fs = SimFS()
     file = synced_file(fs, "f")

@@ -16,8 +16,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from bench.termination import terminated_in_order
 from tests.mutants.table import MUTANTS, ROOT, Mutant
-from tests.mutants.trial import BaseTree, Verdict
+from tests.mutants.trial import TIME_LIMIT, BaseTree, Verdict
 
 _AT_A_TIME = 2
 
@@ -32,13 +33,16 @@ def main() -> int:
         for mutant in MUTANTS
         if not arguments.words or any(word in mutant.name for word in arguments.words)
     ]
+    if not chosen:
+        parser.error(f"no mutant's name holds any of: {', '.join(arguments.words)}")
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="kvstore-mutants-") as directory:
+    with terminated_in_order(), tempfile.TemporaryDirectory(prefix="kvstore-mutants-") as directory:
         verdicts = _try_all(BaseTree(Path(directory)), chosen, arguments.tests)
     survivors = [verdict.name for verdict in verdicts if not verdict.caught_by]
+    late = sum(verdict.caught_by.endswith(TIME_LIMIT) for verdict in verdicts)
     print(
-        f"{len(verdicts) - len(survivors)} of {len(verdicts)} mutants caught, "
-        f"{time.monotonic() - began:.0f} s"
+        f"{len(verdicts) - len(survivors)} of {len(verdicts)} mutants caught, {late} of them by a "
+        f"time limit, {time.monotonic() - began:.0f} s"
     )
     return 1 if survivors else 0
 

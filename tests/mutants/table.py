@@ -73,6 +73,17 @@ MUTANTS = (
         (DIRTY,),
     ),
     Mutant(
+        "pwrite: an fdatasync that fails is taken for one that did not",
+        (
+            Edit(
+                "native/engine_pwrite.c",
+                "result = fdatasync(fd);",
+                "result = fdatasync(fd) * 0;",
+            ),
+        ),
+        ("tests/faults/test_sweep.py::test_an_fdatasync_of_the_log_that_fails_is_told",),
+    ),
+    Mutant(
         "io_uring: RWF_DSYNC dropped",
         (Edit("native/engine_uring.c", "sqe->rw_flags = RWF_DSYNC;", "sqe->rw_flags = 0;"),),
         (DIRTY,),

@@ -10,6 +10,7 @@ import pytest
 from tests.mutants.table import MUTANTS, ROOT, Mutant
 
 
+@pytest.mark.slow  # not for its time: the other interpreters test a wheel, without the sources
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_what_a_mutant_breaks_stands_in_the_code_once(mutant: Mutant, tmp_path: Path) -> None:
     for edit in mutant.edits:

@@ -20,6 +20,8 @@ from tests.mutants.table import ROOT, Mutant
 
 __all__ = ["BaseTree", "Verdict", "caught_by"]
 
+TIME_LIMIT = "(time limit)"
+"""Ends what caught a mutant that hangs; or a test on a slow machine."""
 _TEST_SECONDS_MAX = 60
 _RUN_SECONDS_MAX = 300
 _LEFT_OUT = (".*", "__pycache__", "build", "dist", "*.egg-info", "*.so")
@@ -140,7 +142,7 @@ def caught_by(status: int | None, output: str) -> str:
     if not begun:
         raise RuntimeError(f"no test was run (status {status}):\n{output[-2000:]}")
     if status is None or "+++ Timeout +++" in output:
-        return f"{begun[-1]} (time limit)"
+        return f"{begun[-1]} {TIME_LIMIT}"
     if status < 0:
         return f"{begun[-1]} (signal {-status})"
     raise RuntimeError(f"pytest ended with status {status}:\n{output[-2000:]}")

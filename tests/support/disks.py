@@ -15,6 +15,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,3 +113,17 @@ def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+
+
+def main() -> None:
+    """Can it be done here? Makes and mounts one of each kind."""
+    with tempfile.TemporaryDirectory() as directory:
+        for kind in MKFS:
+            image = Path(directory, f"{kind}.img")
+            make(image, kind)
+            with mounted(image, kind, Path(directory, kind), direct=False):
+                pass
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import defaultdict
@@ -262,6 +263,8 @@ class Killer:
     """The server, as the test sees it. A context manager; at its end nobody may have complained."""
 
     def __init__(self) -> None:
+        # A worker that is killed while it tries io_uring leaves its scratch file behind.
+        self._scratch = tempfile.TemporaryDirectory(prefix="kvstore-killer-")
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.support.kill"],
             stdin=subprocess.PIPE,
@@ -269,6 +272,7 @@ class Killer:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd=ROOT,
+            env={**os.environ, "TMPDIR": self._scratch.name},
         )
         self._life: Life | None = None
 
@@ -291,8 +295,10 @@ class Killer:
         if self._life is not None:
             self._life.end()
         complaints = self._server.communicate()[1]
+        self._scratch.cleanup()
         if kind is None:
             assert complaints == b"", complaints.decode()
+        sys.stderr.write(complaints.decode())  # why a worker failed
 
 
 if __name__ == "__main__":

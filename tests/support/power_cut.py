@@ -345,7 +345,11 @@ class Disk:
                 for at in range(0, event.size, SECTOR_BYTES):
                     if chance.random() < 0.2:
                         garbage[at : at + SECTOR_BYTES] = self._garbage(chance, _ZEROS)
-                yield _Unit(event.offset, [bytes(event.size), bytes(garbage[: event.size])], 0)
+                zeros = bytes(event.size)
+                # Neither this nor what cut off the bytes that stood there need have happened.
+                before = base[event.offset : event.offset + event.size].ljust(event.size, b"\0")
+                versions = list(dict.fromkeys([before, zeros, bytes(garbage[: event.size])]))
+                yield _Unit(event.offset, versions, versions.index(zeros))
             elif isinstance(event, Truncate) and event.size < len(base):
                 begin = event.size + -event.size % SECTOR_BYTES
                 if begin < len(base):
@@ -370,9 +374,10 @@ class Disk:
             elif isinstance(piece.event, Write) and piece.event.direct:
                 free, allocated = True, False
             versions.append(piece.on_sector(versions[-1], sector))
-            if piece.done:  # those under way may have come before it, or not
-                done = piece.on_sector(done, sector)
-                versions.insert(1, done)
+            alone = piece.on_sector(done, sector)  # those under way may have come before it, or not
+            versions.insert(1, alone)
+            if piece.done:
+                done = alone
         newest = versions[-1]
         if free:
             garbage = chance.randbytes(SECTOR_BYTES) if allocated else self._garbage(chance, newest)

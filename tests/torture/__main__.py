@@ -66,19 +66,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _arguments(arguments)
     chosen = [parts.load(name, parts.MODULES[name], parsed.scale) for name in parsed.names]
     now = _state(parsed)
-    runner = Runner(chosen, now, parsed.state, display(sys.stdout.isatty()))
+    # A chunk that is repeated is not to cost what a whole run has noted.
+    path = parsed.state if parsed.chunk is None else None
+    runner = Runner(chosen, now, path, display(sys.stdout.isatty()))
     try:
         with terminated_in_order():
             if parsed.chunk is not None:
                 return _one(runner, chosen[0], parsed.chunk, now)
-            runner.run()
+            if not runner.run():
+                print("nothing was left to do: these are results of before; --fresh begins anew")
     except KeyboardInterrupt:
-        print(f"interrupted; called again it goes on from {parsed.state}")
+        print(f"interrupted; called again it goes on from {path}" if path else "interrupted")
         return 130
     result = summary.summarize(chosen, now, now.scratch, parsed.scale)
+    if (revision := state.revision()) != now.revisions[-1]:
+        # Each chunk ran what stood in the checkout then. Not noted in the state: that is over.
+        result["revisions"] = [*now.revisions, f"{revision} (it changed during the run)"]
     parsed.output.parent.mkdir(parents=True, exist_ok=True)
     parsed.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if not result["losses"]:
+    if not any(progress.losses for progress in now.parts.values()):  # of parts not chosen, too
         shutil.rmtree(now.scratch, ignore_errors=True)
     print(f"{summary.table(result)}\n\nwritten to {parsed.output}")
     return int(summary.failed(result))

@@ -7,6 +7,7 @@ loss; its directory is kept.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -61,8 +62,9 @@ class Chunk:
         return cls(part, index, directory, process)
 
     def kill(self) -> None:
-        """With everything that it started."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        """With everything that it started, also what outlived it."""
+        with contextlib.suppress(ProcessLookupError):  # nothing is left of it
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
     def result(self) -> Counter[str] | str:
@@ -93,13 +95,14 @@ def _log(directory: Path, kind: str) -> Path:
 
 
 class Runner:
-    """``run`` does all that is left to do of ``parts``; the state is saved after each chunk."""
+    """``run`` does all that is left to do of ``parts``; the state is saved to ``path`` (None: it
+    is not) after each chunk."""
 
     def __init__(
         self,
         parts: Sequence[Part],
         state: State,
-        path: Path,
+        path: Path | None,
         display: Display,
         *,
         chunk_seconds_max: float = CHUNK_SECONDS_MAX,
@@ -112,14 +115,17 @@ class Runner:
         self._idle: Counter[str] = Counter()
         self._again = {part.name: self._progress(part).begun[:] for part in self._parts}
 
-    def run(self) -> None:
-        """Until it is done. Whatever ends it, nothing is left running."""
+    def run(self) -> bool:
+        """Until it is done; whether anything was left to do. Whatever ends it, nothing is left
+        running."""
         began = last = time.monotonic()
+        busy = False
         with self._display:
             for part in self._parts:
                 self._display.update(part, self._progress(part))
             try:
                 while self._fill():
+                    busy = True
                     self._reap()
                     now = time.monotonic()
                     self._state.seconds += now - last
@@ -128,8 +134,9 @@ class Runner:
                 for chunk in self._under_way:
                     chunk.kill()
                     chunk.clean_up(keep=False)
-                self._state.save(self._path)
+                self._save()
         self._display.say(f"{time.monotonic() - began:.0f} s")
+        return busy
 
     def run_one(self, part: Part, index: int) -> None:
         """Only that chunk, and nothing of it counts."""
@@ -178,12 +185,9 @@ class Runner:
         else:
             time.sleep(_POLL_SECONDS)
             return
-        result: Counter[str] | str
-        if chunk.process.poll() is None:
-            chunk.kill()
-            result = f"not done after {self._limit:.0f} seconds"
-        else:
-            result = chunk.result()
+        late = chunk.process.poll() is None
+        chunk.kill()
+        result = f"not done after {self._limit:.0f} seconds" if late else chunk.result()
         self._under_way.remove(chunk)
         self._account(chunk, result)
         chunk.clean_up(keep=isinstance(result, str))
@@ -211,4 +215,8 @@ class Runner:
                 f"  repeat it: {repeat}\n  its files: {chunk.directory}"
             )
         self._display.update(part, progress)
-        self._state.save(self._path)
+        self._save()
+
+    def _save(self) -> None:
+        if self._path is not None:
+            self._state.save(self._path)

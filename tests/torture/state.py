@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -68,10 +69,11 @@ def revision() -> str:
     version = importlib.metadata.version("kvstore")
     try:
         commit = _git("rev-parse", "HEAD").strip()
-        changes = _git("status", "--porcelain", "--untracked-files=no", "--", "kvstore", "tests")
+        changes = _git("diff", "HEAD", "--", "kvstore", "tests", "bench")
     except (OSError, subprocess.CalledProcessError):
         return version
-    return f"{version} {commit}{' with changes' if changes.strip() else ''}"
+    digest = hashlib.sha1(changes.encode()).hexdigest()[:12]
+    return f"{version} {commit}{f' with changes {digest}' if changes else ''}"
 
 
 def _git(*arguments: str) -> str:

@@ -6,6 +6,7 @@ import doctest
 import importlib
 import os
 import re
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ README = Path(__file__).parent.parent.parent / "README.md"
 
 
 @pytest.mark.parametrize("name", ["kvstore", "kvstore.batch", "kvstore.wal.writer"])
-def test_examples_in_docstrings_run_as_shown(name: str) -> None:
+def test_examples_in_docstrings_run_as_shown(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # they leave their stores behind
     result = doctest.testmod(importlib.import_module(name))
     assert result.attempted > 0
     assert result.failed == 0
