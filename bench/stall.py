@@ -2,7 +2,8 @@
 
 A store is filled, closed, dropped from the page cache and opened again; then tasks get random keys,
 and some scan, while one task sleeps a millisecond over and over and notes how much later it woke.
-For comparison the same with the synchronous API called in the loop.
+For comparison the same with the synchronous API called in the loop. What the whole machine stood
+still meanwhile (bench/standstill.py) is told, and taken off: the loop could do nothing about it.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ from bench.bars import Bar, print_bars
 from bench.disk import evict
 from bench.environment import collect, is_volatile
 from bench.keys import KEY_BYTES, Values, make_key
+from bench.process import Child
 from bench.report import WIDTH, print_environment
 from bench.samples import percentile
+from bench.standstill import Interval, overlap
 from bench.termination import terminated_in_order
 
 __all__ = ["SUMMARY", "add_arguments", "run"]
@@ -42,17 +45,23 @@ _TASKS = 16
 _SCAN_ONE_IN = 20
 _SCAN_ENTRIES = 50
 _TICK_SECONDS = 0.001
+_START_SECONDS = 1.0
 
 Read = Callable[[bytes, bool], Awaitable[None]]
 
 
 @dataclass(frozen=True)
 class Stalls:
-    """How much later than due the loop came to its timer, and what it read meanwhile."""
+    """How much later than due the loop came to its timer, and what it read meanwhile.
+
+    ``machine_ms``: what of that the whole machine stood still, which is not in the rest; None: not
+    known, and so in it.
+    """
 
     side: str
     seconds: float
     reads: int
+    machine_ms: float | None
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -93,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             console.print(
                 f"{stalls.side}: {stalls.reads:,} reads in {stalls.seconds:.1f} s; the loop came "
                 f"later by {stalls.p50_ms:.2f} ms (p50), {stalls.p99_ms:.2f} (p99), "
-                f"{stalls.p999_ms:.2f} (p99.9), {stalls.max_ms:.1f} at most"
+                f"{stalls.p999_ms:.2f} (p99.9), {stalls.max_ms:.1f} at most; {_of_machine(stalls)}"
             )
     console.print()
     ours = found[0]
@@ -110,6 +119,12 @@ def run(arguments: argparse.Namespace) -> int:
         }
         Path(arguments.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _of_machine(stalls: Stalls) -> str:
+    if stalls.machine_ms is None:
+        return "with what the machine itself stood still (telling that apart takes root)"
+    return f"besides the whole machine stood still for {stalls.machine_ms:.0f} ms"
 
 
 def _fill(directory: str, keys: int, seed: int) -> None:
@@ -151,10 +166,8 @@ async def _synchronous(directory: str, keys: int, seconds: int, generator: rando
 async def _measure(
     side: str, read: Read, keys: int, seconds: int, generator: random.Random
 ) -> Stalls:
-    late_ms: list[float] = []
+    ticks: list[Interval] = []
     reads = 0
-    began = time.perf_counter()
-    end = began + seconds
 
     async def reader() -> None:
         nonlocal reads
@@ -168,13 +181,24 @@ async def _measure(
         while time.perf_counter() < end:
             due = time.perf_counter() + _TICK_SECONDS
             await asyncio.sleep(_TICK_SECONDS)
-            late_ms.append((time.perf_counter() - due) * 1000)
+            ticks.append((due, time.perf_counter()))
 
-    await asyncio.gather(tick(), *(reader() for _ in range(_TASKS)))
+    with Child("bench.standstill", {"seconds": seconds + _START_SECONDS}) as child:
+        await asyncio.sleep(_START_SECONDS)
+        began = time.perf_counter()
+        end = began + seconds
+        await asyncio.gather(tick(), *(reader() for _ in range(_TASKS)))
+        took = time.perf_counter() - began
+        stood_still: list[Interval] | None = child.answer()["stood_still"]
+    machine = [overlap(one, stood_still or ()) for one in ticks]
+    late_ms = [
+        (woke - due - stood) * 1000 for (due, woke), stood in zip(ticks, machine, strict=True)
+    ]
     return Stalls(
         side=side,
-        seconds=time.perf_counter() - began,
+        seconds=took,
         reads=reads,
+        machine_ms=None if stood_still is None else 1000 * sum(machine),
         p50_ms=percentile(late_ms, 0.5),
         p99_ms=percentile(late_ms, 0.99),
         p999_ms=percentile(late_ms, 0.999),
