@@ -1,8 +1,9 @@
-"""When the whole machine stood still: a virtual one, say, that its host does not let run.
+"""When a CPU stood still: of a virtual machine, say, that its host does not let run.
 
 Asked: seconds. A thread on each CPU, which the system prefers to all others (SCHED_FIFO), does
-nothing but sleep a millisecond at a time; what all of them slept too long is nobody's doing in this
-system. Answers once: the intervals; or null, where such priority is not granted.
+nothing but sleep a millisecond at a time; what it slept too long is nobody's doing in this system,
+but for the rare kernel code that cannot be interrupted. Answers once: the intervals in which at
+least one CPU stood still; or null, where such priority is not granted.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from bench.process import emit, request
 
-__all__ = ["Interval", "common", "overlap"]
+__all__ = ["Interval", "overlap", "union"]
 
 Interval = tuple[float, float]
 """Began and ended, in seconds of ``time.perf_counter``."""
@@ -24,18 +26,14 @@ _LATE_SECONDS = 0.001
 _PRIORITY = 50
 
 
-def common(left: Sequence[Interval], right: Sequence[Interval]) -> list[Interval]:
-    """What lies in both; each ascending, and free of overlaps."""
-    found = []
-    i = j = 0
-    while i < len(left) and j < len(right):
-        began, ended = max(left[i][0], right[j][0]), min(left[i][1], right[j][1])
-        if began < ended:
-            found.append((began, ended))
-        if left[i][1] < right[j][1]:
-            i += 1
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """What lies in any of them: ascending, and free of overlaps."""
+    found: list[Interval] = []
+    for began, ended in sorted(intervals):
+        if found and began <= found[-1][1]:
+            found[-1] = found[-1][0], max(ended, found[-1][1])
         else:
-            j += 1
+            found.append((began, ended))
     return found
 
 
@@ -73,10 +71,7 @@ def main() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    first, *others = late.values()
-    for intervals in others:
-        first = common(first, intervals)
-    emit({"stood_still": first})
+    emit({"stood_still": union(chain.from_iterable(late.values()))})
 
 
 if __name__ == "__main__":
