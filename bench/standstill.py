@@ -59,7 +59,7 @@ def main() -> None:
     seconds: float = request()["seconds"]
     try:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_PRIORITY))
-    except PermissionError:
+    except (AttributeError, PermissionError):  # macOS has no such call
         emit({"stood_still": None})
         return
     late: dict[int, list[Interval]] = {cpu: [] for cpu in os.sched_getaffinity(0)}

@@ -21,11 +21,11 @@ from kvstore.pipeline import Change
 __all__ = ["Outcome", "Write", "wake", "wake_soon"]
 
 Outcome = asyncio.Future[None]
-"""Of a write: a future that is done, or cancelled."""
+"""Of a write: a future that has a result or an exception, or is cancelled."""
 
 
 class Write:
-    """A change (None: a barrier), waited for by one task. ``AsyncWriter.write`` fills it in."""
+    """A change (None: a barrier), waited for by one task. Not thread-safe: the loop's own."""
 
     __slots__ = (
         "_asyncio_future_blocking",

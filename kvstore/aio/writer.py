@@ -3,8 +3,8 @@
     write          a task puts its write into the queue, and waits for it
     _pump          at the end of the loop's iteration: all that is queued goes to the log, and is
                    submitted as one batch; nothing here waits
-    _come_back     the log's eventfd says that something completed: reap, apply what is durable, and
-                   wake the tasks, in LSN order
+    _come_back     the log's eventfd says that something completed: reap, and apply what is durable
+    _wake_durable  its tasks go on, in LSN order, within one callback of the loop
 
 So the puts of one iteration share a device write, and while it is under way those of the next
 gather. What would make the loop wait (a full log file, writers held back by compaction, an entry
