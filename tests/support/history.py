@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kvstore import KVStore, Options, RecoveryReport, paths
-from kvstore.manifest import ManifestLog
 from tests.support.oracle import decode
 from tests.support.simfs import Event, Image, Note, SimFS
 from tests.support.simulation import PATH
+from tests.support.stores import strays
 
 __all__ = ["Bounds", "History", "Recovered", "recover"]
 
@@ -158,15 +158,7 @@ def _check_counts(report: RecoveryReport, image: Image, segments: list[str]) -> 
 
 def _check_names(fs: SimFS, image: Image) -> None:
     """Every file is explained: by the manifest, by the log, or kept for inspection."""
-    found = ManifestLog.read(fs, PATH)
-    explained = {paths.LOCK}
-    first = 0
-    if found is not None:
-        version, manifest = found
-        explained |= {paths.CURRENT, manifest}
-        explained |= {paths.format_table(meta.number) for meta in version.tables()}
-        first = version.log_number
+    assert not strays(PATH, fs)
     for name in fs.list(PATH):
         whole = name.removesuffix(".torn")
-        known = name in explained or (paths.parse_segment(name) or -1) >= first
-        assert known or (whole != name and (name in image.names or whole in image.names)), name
+        assert whole == name or name in image.names or whole in image.names, name

@@ -13,7 +13,7 @@ import pytest
 
 import kvstore
 from kvstore import paths
-from kvstore.fs import PosixFileSystem
+from kvstore.fs import FileSystem, PosixFileSystem
 from kvstore.manifest import ManifestLog
 from kvstore.native import HAS_URING
 from kvstore.wal import is_io_uring_available
@@ -45,9 +45,10 @@ def segment_names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.glob("*.wal"))
 
 
-def strays(directory: Path) -> set[str]:
+def strays(directory: Path | str, fs: FileSystem | None = None) -> set[str]:
     """Names that are not explained by the manifest and the log, nor set aside by recovery."""
-    found = ManifestLog.read(PosixFileSystem(), str(directory))
+    fs = fs or PosixFileSystem()
+    found = ManifestLog.read(fs, str(directory))
     explained = {paths.LOCK}
     first = 0
     if found is not None:
@@ -55,7 +56,7 @@ def strays(directory: Path) -> set[str]:
         explained |= {paths.CURRENT, manifest}
         explained |= {paths.format_table(meta.number) for meta in version.tables()}
         first = version.log_number
-    names = {entry.name for entry in directory.iterdir() if entry.suffix != ".torn"}
+    names = {name for name in fs.list(str(directory)) if not name.endswith(".torn")}
     segments = {name for name in names if (paths.parse_segment(name) or -1) >= first}
     return names - explained - segments
 
