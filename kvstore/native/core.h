@@ -160,7 +160,7 @@ struct kv_log {
 engine *engine_pwrite_new(void);
 /* One operation by plain system calls; what it wrote, 0 for a sync, or -errno. */
 int64_t carry_out(int fd, const op *o);
-engine *engine_python_new(uint64_t handle);
+engine *engine_python_new(uint64_t handle, bool dsync);
 engine *engine_uring_new(const kv_log_config *config, uint8_t *arena, uint64_t arena_bytes,
                          char *note, size_t note_size, int *error);
 

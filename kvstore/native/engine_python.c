@@ -63,12 +63,13 @@ static void python_stats(engine *base, kv_log_stats *stats) {
 
 static void python_close(engine *base) { free(base); }
 
-engine *engine_python_new(uint64_t handle) {
+engine *engine_python_new(uint64_t handle, bool dsync) {
     static const engine_calls calls = {python_attach, python_begin, python_kick, python_wait,
                                        NULL,          python_stats, python_close};
     python_engine *e = calloc(1, sizeof *e);
     if (e) {
         e->base.calls = &calls;
+        e->base.dsync = dsync;
         e->handle = handle;
     }
     return e ? &e->base : NULL;

@@ -107,6 +107,7 @@ typedef struct {
     uint64_t arena_bytes;       /* memory for entries not yet written */
     uint64_t batch_bytes;       /* payload bytes at which append_batched flushes */
     uint64_t python_handle;
+    int python_dsync; /* takes KV_OP_WRITE_DSYNC */
 } kv_log_config;
 
 typedef struct {

@@ -22,7 +22,7 @@ static engine *make_engine(const kv_log_config *config, kv_log *log, char *note,
     case KV_ENGINE_PWRITE:
         return engine_pwrite_new();
     case KV_ENGINE_PYTHON:
-        return engine_python_new(config->python_handle);
+        return engine_python_new(config->python_handle, config->python_dsync != 0);
     case KV_ENGINE_URING:
         return engine_uring_new(config, log->arena, log->arena_bytes, note, note_size, error);
     default:

@@ -38,12 +38,16 @@ class PythonEngine:
     the log and must not call that log.
     """
 
+    dsync = False
+    """Whether a log may ask for KV_OP_WRITE_DSYNC; asked when the log is made."""
+
     def __init__(self) -> None:
         self.file: File | None = None
         self._done: list[tuple[int, int]] = []
 
     def begin(self, identity: int, kind: int, data: bytes, offset: int) -> None:
-        """Operation ``identity`` begins: KV_OP_WRITE of ``data`` at ``offset``, or KV_OP_SYNC."""
+        """Operation ``identity`` begins: KV_OP_WRITE or KV_OP_WRITE_DSYNC of ``data`` at
+        ``offset``, or KV_OP_SYNC."""
         self._done.append((identity, self.carry_out(kind, data, offset)))
 
     def wait(self, block: bool) -> list[tuple[int, int]]:  # noqa: ARG002
@@ -55,12 +59,12 @@ class PythonEngine:
         """Does one operation on the file; its result as the kernel would put it."""
         assert self.file is not None
         try:
-            if kind == lib.KV_OP_WRITE:
-                return self.file.pwrite(data, offset)
-            self.file.sync()
+            done = 0 if kind == lib.KV_OP_SYNC else self.file.pwrite(data, offset)
+            if kind != lib.KV_OP_WRITE:
+                self.file.sync()
         except OSError as error:
             return -(error.errno or errno.EIO)
-        return 0
+        return done
 
 
 _engines: dict[int, PythonEngine] = {}
@@ -115,7 +119,10 @@ class LogCore:
         self._handle = 0
         if engine == PYTHON:
             self._handle = next(_handles)
-            _engines[self._handle] = python_engine or PythonEngine()
+            python_engine = python_engine or PythonEngine()
+            _engines[self._handle] = python_engine
+            if python_engine.dsync:
+                sync_strategy = lib.KV_SYNC_DSYNC  # to time what is simulated would say nothing
         settings = ffi.new(
             "kv_log_config *",
             {
@@ -131,6 +138,7 @@ class LogCore:
                 "arena_bytes": config.max_batch_bytes(),
                 "batch_bytes": config.max_batch_bytes(),
                 "python_handle": self._handle,
+                "python_dsync": python_engine is not None and python_engine.dsync,
             },
         )
         note, error = ffi.new("char[256]"), ffi.new("int *")

@@ -7,6 +7,7 @@ Whatever is raised has to say what was spoiled; whatever is answered has to be r
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,7 @@ class Script:
         self.path, self.options, self.fault = path, options, fault
         self.histories = [History() for _ in range(self.writers)]
         self.errors: list[KVStoreError] = []
+        self._goes_on = fault.error == errno.ENOSPC and fault.operations == {"preallocate"}
         self._reads_fail = fault.error != 0 and bool({"read", "open"} & fault.operations)
 
     # ---- what may be raised, what may be shown ----
@@ -253,9 +255,11 @@ class Script:
             yield writer, Write({b"%d/healed" % writer: b"%d" % life}, sync=True)
 
     def check_poisoned(self, before: int, *, failed: bool) -> None:
-        """Whoever failed although nothing fails any more, fails until the store is reopened."""
+        """Whoever failed although nothing fails any more, fails until the store is reopened: not
+        for want of room for another file, which is met before anything is written."""
         since = self.errors[before:]
         assert bool(since) == failed, "writes are accepted again"
+        assert not since or not self._goes_on, since[0]
         assert not since or isinstance(since[-1], PoisonedError), since[-1]
 
 

@@ -83,6 +83,8 @@ def _kinds() -> dict[str, Kind]:
         kinds[f"EIO of every {name}"] = Kind(Fault(errno.EIO, operations, forever=True))
     full = Fault(errno.ENOSPC, frozenset({"preallocate", "write"}), forever=True)
     kinds["no more room"] = Kind(full)
+    no_files = Fault(errno.ENOSPC, frozenset({"preallocate"}), forever=True)
+    kinds["no room for another file"] = Kind(no_files)
     kinds["EINTR for ever"] = Kind(Fault(errno.EINTR, frozenset({"write"}), forever=True),
                                    levels=("simulated",))  # fmt: skip
     kinds["nothing is written"] = Kind(Fault(0, WRITES, forever=True, keep=0))

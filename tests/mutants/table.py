@@ -100,6 +100,22 @@ MUTANTS = (
         (DIRTY, CORE),
     ),
     Mutant(
+        "a write that syncs itself runs beside an fdatasync",
+        (
+            Edit(
+                "native/round.c",
+                "waits = waits || round_at(log, i)->needs_fdatasync || round_at(log, i)->here;",
+                "waits = waits || round_at(log, i)->here;",
+            ),
+        ),
+        (CORE,),
+    ),
+    Mutant(
+        "a write whose RWF_DSYNC is refused is not synced",
+        (Edit("native/round.c", "round->needs_fdatasync = true;", "round->trial = 0;"),),
+        (CORE,),
+    ),
+    Mutant(
         "acknowledged when the write completes, not its sync",
         (
             Edit(

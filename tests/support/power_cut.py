@@ -2,10 +2,11 @@
 
 The rules, which are those of docs/durability.md and of design's fault model:
 
-- What a completed sync covers is fixed. Every other 512-byte sector that was written is, each for
-  itself, as it was, as any of the writes left it, zero, or garbage: random bytes, or, where
-  nothing was synced yet, what stood in a file that was removed or cut. Where it holds synced bytes
-  it is old or new (power-safe overwrite), unless the write was a direct one.
+- What a completed sync covers is fixed, and the bytes of a write that synced itself. Every other
+  512-byte sector that was written is, each for itself, as it was, as any of the writes left it,
+  zero, or garbage: random bytes, or, where nothing was synced yet, what stood in a file that was
+  removed or cut. Where it holds synced bytes it is old or new (power-safe overwrite), unless the
+  write was a direct one.
 - A file's length is any that it had since its last sync.
 - A name is there or not, each for itself, as any change since the last sync of the directory left
   it. A sync of a file does nothing for its name. A renamed file may have both names, but it has one
@@ -31,6 +32,7 @@ from tests.support.simfs import (
     Truncate,
     Write,
     WriteDone,
+    WriteSynced,
 )
 
 __all__ = ["SECTOR_BYTES", "Disk"]
@@ -172,7 +174,7 @@ class Disk:
             pieces = self._pending.get(event.inode, [])
             self._covered[event.identity] = [piece for piece in pieces if piece.done]
             return False
-        elif isinstance(event, SyncDone):
+        elif isinstance(event, SyncDone | WriteSynced):
             self._settle(event)
         elif isinstance(event, Named):
             self._changes.append(event.changes)
@@ -185,22 +187,36 @@ class Disk:
             return False
         return True
 
-    def _complete(self, event: WriteDone) -> None:
-        for piece in self._pending.get(event.inode, []):
-            if isinstance(piece.event, Write) and piece.event.identity == event.identity:
-                piece.done = True
+    def _complete(self, event: WriteDone | WriteSynced) -> list[_Piece]:
+        """The write that it was; none after a kill that was followed by a sync."""
+        pieces = self._pending.get(event.inode, [])
+        found = [
+            piece
+            for piece in pieces
+            if isinstance(piece.event, Write) and piece.event.identity == event.identity
+        ]
+        for piece in found:
+            piece.done = True
+        if isinstance(event, WriteSynced):
+            # Else what it covers would depend on that, which nothing here knows of.
+            assert all(isinstance(piece.event, Write) for piece in pieces), "its room is not synced"
+        return found
 
-    def _settle(self, event: SyncDone) -> None:
-        covered = self._covered.pop(event.identity)
+    def _settle(self, event: SyncDone | WriteSynced) -> None:
+        inode = event.inode
+        if isinstance(event, SyncDone):
+            covered = self._covered.pop(event.identity)
+        else:
+            covered = self._complete(event)
         if covered:
-            data = bytearray(self._durable.get(event.inode, b""))
+            data = bytearray(self._durable.get(inode, b""))
             for piece in covered:
                 piece.apply(data)
-            self._durable[event.inode] = bytes(data)
+            self._durable[inode] = bytes(data)
         # A second sync may have covered some of them already: then they are applied again, which
         # changes nothing, since nobody writes twice what is on its way.
-        pieces = self._pending.get(event.inode, [])
-        self._pending[event.inode] = [piece for piece in pieces if piece not in covered]
+        pieces = self._pending.get(inode, [])
+        self._pending[inode] = [piece for piece in pieces if piece not in covered]
 
     def _name(self, changes: tuple[tuple[str, int | None], ...]) -> None:
         touched = [self._live.get(name) for name, _ in changes]

@@ -24,12 +24,14 @@ class Shuffler(PythonEngine):
     """Carries out operations in any order, at most two at a time; none while ``held``.
 
     Each begins to matter when it completes, as if the device had delayed it. Operation number
-    ``fail_at`` of those that complete fails with EIO, and whatever comes after it.
+    ``fail_at`` of those that complete fails with EIO, and whatever comes after it. ``dsync``: takes
+    writes that sync themselves; None: chance tells.
     """
 
-    def __init__(self, chance: random.Random) -> None:
+    def __init__(self, chance: random.Random, *, dsync: bool | None = None) -> None:
         super().__init__()
         self.chance = chance
+        self.dsync = chance.random() < 0.5 if dsync is None else dsync
         self.waiting: list[tuple[int, int, bytes, int]] = []
         self.free = threading.Event()
         self.free.set()
@@ -64,9 +66,9 @@ class Shuffler(PythonEngine):
 
 
 @contextlib.contextmanager
-def shuffled(seed: int) -> Iterator[tuple[Shuffler, FaultFileSystem]]:
+def shuffled(seed: int, *, dsync: bool | None = None) -> Iterator[tuple[Shuffler, FaultFileSystem]]:
     """An engine, and a file system: the next store opened on it has that engine."""
-    engine = Shuffler(random.Random(seed))
+    engine = Shuffler(random.Random(seed), dsync=dsync)
     with mock.patch.object(core, "PythonEngine", return_value=engine):
         yield engine, FaultFileSystem()
 

@@ -4,7 +4,8 @@ What is read back is what was written last, as with a page cache. What a power c
 worked out afterwards, from the events alone (power_cut.py).
 
 A write's bytes are on their way from ``Write`` on, and a sync covers those whose ``WriteDone`` came
-before its ``SyncBegun``; ``SimEngine`` keeps several of the log's writes and syncs in between.
+before its ``SyncBegun``. A write that syncs itself ends with ``WriteSynced`` instead, which covers
+nothing else. ``SimEngine`` keeps several of the log's writes and syncs in between.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "Truncate",
     "Write",
     "WriteDone",
+    "WriteSynced",
 ]
 
 _DIRECT_BYTES = 4096
@@ -73,6 +75,13 @@ class Write(NamedTuple):
 
 class WriteDone(NamedTuple):
     """That write completed."""
+
+    inode: int
+    identity: int
+
+
+class WriteSynced(NamedTuple):
+    """That write completed, and is durable: RWF_DSYNC."""
 
     inode: int
     identity: int
@@ -124,7 +133,8 @@ class Note(NamedTuple):
     number: int
 
 
-Event = Write | WriteDone | Fill | Truncate | SyncBegun | SyncDone | Named | DirectorySynced | Note
+Done = WriteDone | WriteSynced | SyncDone
+Event = Write | Done | Fill | Truncate | SyncBegun | Named | DirectorySynced | Note
 
 
 class _Inode:
@@ -300,8 +310,11 @@ class SimFile:
 
     # ---- operations that take a while ----
 
-    def begin_write(self, data: bytes, offset: int) -> WriteDone:
-        """From now on any part of it may be on the disk; to be given to ``end``."""
+    def begin_write(
+        self, data: bytes, offset: int, *, synced: bool = False
+    ) -> WriteDone | WriteSynced:
+        """From now on any part of it may be on the disk; to be given to ``end``. ``synced``: it is
+        durable then."""
         self._meanwhile("write")
         if self._direct and (offset % _DIRECT_BYTES or len(data) % _DIRECT_BYTES):
             raise storage_error(errno.EINVAL, "write", self.path)
@@ -310,7 +323,7 @@ class SimFile:
             end = offset + len(data)
             self._inode.room(end)[offset:end] = data
             self._fs.events.append(Write(number, identity, offset, data, self._direct))
-        return WriteDone(number, identity)
+        return WriteSynced(number, identity) if synced else WriteDone(number, identity)
 
     def begin_sync(self) -> SyncDone:
         """A sync of all that is complete now; to be given to ``end``."""
@@ -320,7 +333,7 @@ class SimFile:
             self._fs.events.append(SyncBegun(number, identity))
         return SyncDone(number, identity)
 
-    def end(self, operation: WriteDone | SyncDone) -> None:
+    def end(self, operation: Done) -> None:
         """It is complete."""
         with self._fs._lock:
             self._fs.events.append(operation)
@@ -330,20 +343,26 @@ class SimFile:
 
 
 class SimEngine(PythonEngine):
-    """Carries out a log's operations on a SimFile, and completes them late and in any order."""
+    """Carries out a log's operations on a SimFile, and completes them late and in any order.
+
+    Every other one, by chance, takes writes that sync themselves.
+    """
 
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
+        self.dsync = chance.random() < 0.5
         self._chance = chance
-        self._waiting: list[tuple[int, int, SimFile, WriteDone | SyncDone]] = []
+        self._waiting: list[tuple[int, int, SimFile, Done]] = []
 
     def begin(self, identity: int, kind: int, data: bytes, offset: int) -> None:
         file = self.file
         assert isinstance(file, SimFile)
-        if kind == lib.KV_OP_WRITE:
-            self._waiting.append((identity, len(data), file, file.begin_write(data, offset)))
+        operation: Done
+        if kind == lib.KV_OP_SYNC:
+            operation = file.begin_sync()
         else:
-            self._waiting.append((identity, 0, file, file.begin_sync()))
+            operation = file.begin_write(data, offset, synced=kind == lib.KV_OP_WRITE_DSYNC)
+        self._waiting.append((identity, len(data), file, operation))
 
     def wait(self, block: bool) -> list[tuple[int, int]]:
         self._chance.shuffle(self._waiting)

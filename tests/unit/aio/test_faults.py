@@ -84,14 +84,15 @@ async def check_poisoned(db: AsyncKVStore) -> None:
     assert db._writer.bytes == 0
 
 
-@pytest.mark.parametrize("in_flight", [1, 4])
+@pytest.mark.parametrize("dsync", [False, True])
+@pytest.mark.parametrize("in_flight", [1, 2, 4])
 def test_whichever_write_or_sync_fails_everybody_hears_of_it(
-    tmp_path: Path, in_flight: int
+    tmp_path: Path, in_flight: int, dsync: bool
 ) -> None:
     async def main(path: Path, step: int) -> bool:
         options = replace(OPTIONS, wal_batches_in_flight=in_flight)
         script = Script()
-        with shuffled(step) as (engine, fs):
+        with shuffled(step, dsync=dsync) as (engine, fs):
             db = await AsyncKVStore(path, options, fs=fs)
             await db.put(b"first", b"1")
             engine.fail_at = engine.completed + step
@@ -117,7 +118,7 @@ def test_whichever_write_or_sync_fails_everybody_hears_of_it(
     step = 0
     while run(main(tmp_path / str(step), step)):
         step += 1
-    assert 6 < step < STEPS_MAX
+    assert (3 if dsync else 6) < step < STEPS_MAX
 
 
 def test_each_of_many_that_wait_for_the_background_hears_the_cause(tmp_path: Path) -> None:
