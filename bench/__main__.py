@@ -7,7 +7,13 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("wal", "tree", "concurrency", "stall")
+COMMANDS = (
+    "wal",
+    "tree",
+    "concurrency",
+    "stall",
+    "compare",
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

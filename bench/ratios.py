@@ -1,0 +1,107 @@
+"""Ours against the best of the peers, workload by workload: what the README's tables say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.outcomes import Outcome, Setting, is_ours, is_peer
+from bench.report import format_quartiles
+from bench.samples import Spread
+
+__all__ = ["Ratio", "markdown_tables", "ratios_to_best_peer"]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """``spread``: operations per second of ``engine`` to the ``peer``'s; above 1 we are faster."""
+
+    benchmark: str
+    workload: str
+    setting: Setting
+    engine: str
+    peer: str
+    spread: Spread
+
+    @property
+    def text(self) -> str:
+        """As a table shows it: "1.43 (1.39-1.50) rocksdict"."""
+        return f"{self.spread.median:.2f} ({format_quartiles(self.spread)}) {self.peer}"
+
+
+def ratios_to_best_peer(outcomes: Sequence[Outcome]) -> list[Ratio]:
+    """One for each workload, setting and engine of ours that has a peer in it.
+
+    The best peer is the one with the highest median of all that ran the workload in the same
+    setting; ratios are taken within a repetition. Of open loops there are none: their rate is
+    given.
+    """
+    ratios = []
+    for own in outcomes:
+        case = own.case
+        if not is_ours(case.engine) or case.setting.target is not None:
+            continue
+        peers = [
+            other
+            for other in outcomes
+            if is_peer(other.case.engine)
+            and (other.case.benchmark, other.case.workload, other.case.setting)
+            == (case.benchmark, case.workload, case.setting)
+        ]
+        if peers:
+            best = max(peers, key=lambda peer: peer.rate.median)
+            spread = _ratio_within_repetitions(own, best)
+            ratios.append(
+                Ratio(
+                    case.benchmark,
+                    case.workload,
+                    case.setting,
+                    case.engine,
+                    best.case.engine,
+                    spread,
+                )
+            )
+    return ratios
+
+
+def _ratio_within_repetitions(own: Outcome, other: Outcome) -> Spread:
+    theirs = {cell["repetition"]: rate for cell, rate in zip(other.cells, other.rates, strict=True)}
+    ratios = [
+        rate / theirs[cell["repetition"]]
+        for cell, rate in zip(own.cells, own.rates, strict=True)
+        if cell["repetition"] in theirs
+    ]
+    return Spread.of(ratios or [own.rate.median / other.rate.median])
+
+
+def markdown_tables(ratios: Sequence[Ratio]) -> str:
+    """One table for each benchmark, number of records and of clients; a row for each workload."""
+    groups: dict[tuple[str, int, bool, int], list[Ratio]] = {}
+    for ratio in ratios:
+        setting = ratio.setting
+        group = (ratio.benchmark, setting.records, setting.several_processes, setting.clients)
+        groups.setdefault(group, []).append(ratio)
+    return "\n".join(
+        _markdown_table(f"{benchmark}, {_without_mode(members[0].setting)}", members)
+        for (benchmark, *_), members in groups.items()
+    )
+
+
+def _without_mode(setting: Setting) -> str:
+    return setting.text.partition(", ")[2]
+
+
+def _markdown_table(heading: str, ratios: Sequence[Ratio]) -> str:
+    columns = sorted(
+        dict.fromkeys((ratio.setting.mode, ratio.engine) for ratio in ratios),
+        key=lambda column: (column[0] != "sync", column[1]),
+    )
+    cells = {(ratio.workload, ratio.setting.mode, ratio.engine): ratio.text for ratio in ratios}
+    lines = [
+        f"| {heading} | " + " | ".join(f"{engine}, {mode}" for mode, engine in columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for workload in dict.fromkeys(ratio.workload for ratio in ratios):
+        texts = [cells.get((workload, *column), "") for column in columns]
+        lines.append(f"| {workload} | " + " | ".join(texts) + " |")
+    return "\n".join(lines) + "\n"
