@@ -12,6 +12,8 @@ COMMANDS = (
     "tree",
     "concurrency",
     "stall",
+    "growth",
+    "recovery",
     "compare",
 )
 
