@@ -92,7 +92,7 @@ class Zipfian:
         self._random = generator.random
         self._theta = theta
         self._alpha = 1 / (1 - theta)
-        self._zeta_two = 1 + 0.5**theta
+        self._zeta_two: float = 1 + 0.5**theta
         self._items = items
         self._zeta = zeta(items, theta) if zeta_items is None else zeta_items
         self._eta = self._find_eta()
