@@ -15,7 +15,7 @@ Each draws from the ``random.Random`` that it is given, so a seed fixes everythi
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 __all__ = [
     "THETA",
@@ -164,6 +164,8 @@ class Latest:
         return self._newest - self._ranks.draw()
 
 
-def choose_kinds(mix: Mapping[int, float], count: int, generator: random.Random) -> bytes:
-    """``count`` kinds, each drawn by its share of ``mix``; the shares add up to 1."""
-    return bytes(generator.choices(list(mix), weights=list(mix.values()), k=count))
+def choose_kinds(
+    kinds: Sequence[int], shares: Sequence[float], count: int, generator: random.Random
+) -> bytes:
+    """``count`` of the kinds (below 256), each drawn as often as its share says."""
+    return bytes(generator.choices(kinds, weights=shares, k=count))
