@@ -12,6 +12,8 @@ COMMANDS = (
     "tree",
     "concurrency",
     "stall",
+    "ycsb",
+    "dbbench",
     "growth",
     "recovery",
     "compare",

@@ -57,6 +57,11 @@ class Dbbench:
 
     def __init__(self, seed: int, key_bytes: int, value_bytes: int, seek_nexts: int) -> None:
         self.contents = Entries(seed, key_bytes=key_bytes, value_bytes=value_bytes)
+        self.options = {
+            "key_bytes": key_bytes,
+            "value_bytes": value_bytes,
+            "seek_nexts": seek_nexts,
+        }
         self.key = self.contents.key
         self.key_bytes = key_bytes
         self.layout = Layout(1, value_bytes)

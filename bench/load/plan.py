@@ -76,7 +76,7 @@ class Run:
 @dataclass(frozen=True)
 class Plan:
     """All of it. ``seconds`` limit a cell, ``load_seconds`` one that begins with an empty store;
-    ``operations`` limit both.
+    ``operations`` limit both. ``absent`` are engines that are not installed.
     """
 
     engines: tuple[str, ...]
@@ -88,6 +88,12 @@ class Plan:
     load_seconds: float
     cache_bytes: int | None
     seed: int
+    absent: tuple[str, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """How many are run."""
+        return sum(1 for setting in self.settings for _ in self.runs(setting))
 
     def tasks_of(self, setting: Setting) -> list[Task]:
         return [
@@ -113,6 +119,8 @@ class Plan:
     def left_out(self) -> list[LeftOut]:
         """What no engine can help: each once."""
         found: dict[LeftOut, None] = {}
+        for engine in self.absent:
+            found[LeftOut(engine, "all", "all", "not installed (extra: bench)")] = None
         for setting in self.settings:
             for task in self.tasks_of(setting):
                 for engine in self.engines:

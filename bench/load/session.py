@@ -44,14 +44,13 @@ class Session:
         self,
         plan: Plan,
         subject: Subject,
-        options: dict[str, Any],
         directory: str,
         results: Results,
         *,
         library: str | None,
         tell: Callable[[str, int, int], None],
     ) -> None:
-        self._plan, self._subject, self._options = plan, subject, options
+        self._plan, self._subject = plan, subject
         self._directory, self._results, self._tell = directory, results, tell
         self._environment = preloading(library)
         self._script_key: tuple[Any, ...] = ()
@@ -171,7 +170,7 @@ class Session:
             cache_bytes = 2 * data_bytes + _CACHE_BYTES_BESIDE_DATA
         return Asked(
             benchmark=self._subject.name,
-            options=self._options,
+            options=self._subject.options,
             engine=engine,
             task=task.name,
             form=task.form.value,

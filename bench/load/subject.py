@@ -69,6 +69,8 @@ class Subject(Protocol):
     layout: Layout
     key_bytes: int
     contents: Contents
+    options: dict[str, Any]
+    """That it was made with, beside the seed."""
 
     def key(self, number: int) -> bytes:
         """That of a record which a loaded store has."""

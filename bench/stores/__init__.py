@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable
 
+from bench.colours import NOOP, OURS_ASYNC
 from bench.engines import OURS
 from bench.stores.base import AsyncStore, Capable, Store
 from bench.stores.dbm_store import DbmStore
@@ -22,9 +23,6 @@ from bench.stores.rocksdict_store import RocksdictStore
 from bench.stores.sqlite_store import SqliteStore
 
 __all__ = ["ASYNC_STORES", "NAMES", "NOOP", "OURS_ASYNC", "STORES", "capable", "loader", "missing"]
-
-OURS_ASYNC = f"{OURS} (asyncio)"
-NOOP = "no-op"
 
 STORES: dict[str, type[Store]] = {
     OURS: KVStoreStore,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bench.load.subject import Begin, Task
 from bench.stores.base import Layout
 from bench.ycsb.generation import generate, generate_load
@@ -40,9 +42,11 @@ class Ycsb:
     tasks = TASKS
     layout = Layout(FIELDS, FIELD_BYTES)
     key_bytes = len(make_key(0))
+    options: dict[str, Any]
 
     def __init__(self, seed: int) -> None:
         self.contents = Records(seed)
+        self.options = {}
         self.key = make_key
 
     def make_script(
