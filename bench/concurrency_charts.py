@@ -106,7 +106,13 @@ def _draw_chart(chart: _Chart, lines: Sequence[_Line], footer: str, directory: s
         Line(line.side, line.engine, line.points, line.engine == OURS and line.backend != "pwrite")
         for line in lines
     ]
-    label_ends(axes, ends, chart.text, lambda clients: f"{clients:,}")
+    most_clients = max(line.points[-1][0] for line in lines)
+
+    def text(value: float, clients: float) -> str:
+        where = "" if clients == most_clients else f" at {clients:,}"
+        return f"{chart.text(value)}{where}"
+
+    label_ends(axes, ends, text)
     figure.text(0.015, 0.945, chart.title, size=13, weight="bold", color=TEXT)
     figure.text(0.015, 0.9, chart.subtitle, size=9, color=TEXT)
     figure.text(0.015, 0.02, footer, size=6.5, color=FAINT, linespacing=1.4)

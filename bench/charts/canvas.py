@@ -18,7 +18,6 @@ _FONT = "DejaVu Sans"  # which matplotlib brings along
 _GRID, _EDGE = "#e3e6ea", "#c8cdd3"
 _TOP_INCHES, _BOTTOM_INCHES = 1.05, 0.75
 _LEFT_INCHES, _RIGHT_INCHES = 1.35, 0.2
-_HEADING_LEFT_POINTS = 78.0
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,15 @@ def panels(
     return figure, axes
 
 
-def set_up_axes(axes: Any, heading: str = "", grid: str = "x") -> None:
+def set_up_axes(
+    axes: Any, heading: str = "", grid: str = "x", heading_left_points: float = 78.0
+) -> None:
     """Plain: a faint grid across one axis, no box. The heading begins where the labels do."""
     axes.annotate(
         heading,
         xy=(0, 1),
         xycoords="axes fraction",
-        xytext=(-_HEADING_LEFT_POINTS, 6),
+        xytext=(-heading_left_points, 6),
         textcoords="offset points",
         size=9,
         weight="bold",
@@ -100,7 +101,7 @@ def add_words(figure: Any, title: str, subtitle: str, note: str) -> None:
     high = figure.get_size_inches()[1]
     left = 0.15 / INCHES_WIDE
     figure.text(left, 1 - 0.34 / high, title, size=13, weight="bold", color=TEXT)
-    figure.text(left, 1 - 0.58 / high, subtitle, size=9, color=TEXT)
+    figure.text(left, 1 - 0.48 / high, subtitle, size=9, color=TEXT, va="top")
     figure.text(left, 0.1 / high, note, size=6.5, color=FAINT, linespacing=1.4)
 
 

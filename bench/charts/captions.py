@@ -6,6 +6,7 @@ __all__ = ["KINDS", "WORKLOADS", "caption", "kind_name"]
 
 WORKLOADS = {
     "load": "insert all records",
+    "reload": "insert all records again",
     "A": "half reads, half updates",
     "B": "95% reads, 5% updates",
     "C": "reads only",

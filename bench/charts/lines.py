@@ -43,13 +43,10 @@ def draw_lines(axes: Any, lines: Sequence[Line]) -> None:
         )
 
 
-def label_ends(
-    axes: Any, lines: Sequence[Line], text: Callable[[float], str], end: Callable[[float], str]
-) -> None:
+def label_ends(axes: Any, lines: Sequence[Line], text: Callable[[float, float], str]) -> None:
     """A label right of the last point of each line, with a thin line to it.
 
-    The limits of the axes have to be set. ``text`` is of a value, ``end`` of where a line ends, for
-    those that end before others.
+    The limits of the axes have to be set. ``text`` is of the last point's value, and its place.
     """
     points_per_pixel = 72 / axes.figure.dpi
     ends = [axes.transData.transform(line.points[-1]) * points_per_pixel for line in lines]
@@ -61,13 +58,11 @@ def label_ends(
         box.y1 * points_per_pixel + _LABEL_GAP_POINTS,
     )
     right = box.x1 * points_per_pixel
-    last = max(line.points[-1][0] for line in lines)
     for line, place, height in zip(lines, ends, heights, strict=True):
         x, value = line.points[-1]
-        where = "" if x == last else f" at {end(x)}"
         colour = style_of(line.engine).colour
         axes.annotate(
-            f"{line.label}  {text(value)}{where}",
+            f"{line.label}  {text(value, x)}",
             xy=line.points[-1],
             xytext=(right - place[0] + _LABEL_OFFSET_POINTS, height - place[1]),
             textcoords="offset points",

@@ -92,7 +92,12 @@ def _draw_row(axes: Any, outcome: Outcome, seconds: float, *, last: bool) -> Non
     set_up_axes(axes, grid="y")
     times, rates = _curve(cell["series"]["interval_seconds"], cell["series"]["operations"])
     for begin, end, kind in cell.get("compactions") or ():
-        axes.axvspan(begin, end, color=_SHADES.get(kind, _SHADES["compaction"]), linewidth=0)
+        axes.axvspan(
+            max(0.0, begin),
+            min(seconds, end),
+            color=_SHADES.get(kind, _SHADES["compaction"]),
+            linewidth=0,
+        )
     axes.plot(times, rates, color=style_of(engine).colour, linewidth=1.4)
     axes.set_xlim(0, seconds)
     axes.set_ylim(0, 1.15 * max(rates))
