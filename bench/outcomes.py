@@ -7,6 +7,7 @@ each repetition of a case.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +41,13 @@ class ResultError(ValueError):
     """A file is no result that can be read; the text names it and says why."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Setting:
     """What engines are compared in: the same for all of them.
 
     ``several_processes``: the clients are processes; else they are threads or tasks of one.
     ``target`` is the rate of an open loop, in operations per second; None: a closed one.
+    ``memory_bytes``: what processes and their page cache are limited to; None: the machine.
     """
 
     records: int
@@ -53,14 +55,21 @@ class Setting:
     clients: int
     mode: str
     target: float | None = None
+    memory_bytes: int | None = None
 
     @property
     def text(self) -> str:
         """As a heading: "sync, 1,000,000 records, 4 clients"."""
+        return f"{self.mode}, {self.text_without_mode}"
+
+    @property
+    def text_without_mode(self) -> str:
+        """ "1,000,000 records, 4 clients"."""
         kind = "process" if self.several_processes else "client"
         plural = "" if self.clients == 1 else "es" if self.several_processes else "s"
         rate = "" if self.target is None else f", {self.target:,.0f} operations/s asked for"
-        return f"{self.mode}, {self.records:,} records, {self.clients:,} {kind}{plural}{rate}"
+        memory = "" if self.memory_bytes is None else f", {self.memory_bytes >> 20:,} MiB of memory"
+        return f"{self.records:,} records, {self.clients:,} {kind}{plural}{memory}{rate}"
 
 
 @dataclass(frozen=True)
@@ -153,16 +162,20 @@ def _case(benchmark: str, cell: Mapping[str, Any]) -> Case:
         clients=cell["clients"],
         mode=cell["mode"],
         target=cell.get("target"),
+        memory_bytes=cell.get("memory_bytes"),
     )
     return Case(benchmark, cell["workload"], cell["engine"], cell["clients_by"], setting)
 
 
 def settings_of(outcomes: Iterable[Outcome]) -> list[Setting]:
-    """Each once: fewer records first, threads and tasks, fewer clients, sync before relaxed."""
+    """Each once: those in all of memory first, fewer records, threads and tasks, fewer clients,
+    sync before relaxed.
+    """
     found = dict.fromkeys(outcome.case.setting for outcome in outcomes)
     return sorted(
         found,
         key=lambda setting: (
+            -(setting.memory_bytes or sys.maxsize),
             setting.records,
             setting.several_processes,
             setting.clients,

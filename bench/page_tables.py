@@ -11,7 +11,7 @@ from bench.charts.settings import engines_in_order
 from bench.colours import NOOP
 from bench.outcomes import MODES, Outcome, settings_of
 from bench.page import Cell, fold, table
-from bench.ratios import Ratio
+from bench.ratios import Ratio, by_heading, columns_of
 from bench.samples import Spread
 from bench.sync_counter import durable_syncs
 
@@ -33,27 +33,18 @@ def ratio_tables(ratios: Sequence[Ratio]) -> str:
     """One for each number of records and clients; a row for each workload, a column for each mode
     and engine of ours. Blue: ahead, orange: behind, by more than the middle half of repetitions.
     """
-    groups: dict[tuple[str, int, bool, int], list[Ratio]] = {}
-    for ratio in ratios:
-        setting = ratio.setting
-        group = (ratio.benchmark, setting.records, setting.several_processes, setting.clients)
-        groups.setdefault(group, []).append(ratio)
-    return "\n".join(_ratio_table(members) for members in groups.values())
+    return "\n".join(
+        _ratio_table(heading, members) for heading, members in by_heading(ratios).items()
+    )
 
 
-def _ratio_table(ratios: Sequence[Ratio]) -> str:
-    columns = [
-        (mode, engine)
-        for mode in MODES
-        for engine in dict.fromkeys(ratio.engine for ratio in ratios)
-        if any((ratio.setting.mode, ratio.engine) == (mode, engine) for ratio in ratios)
-    ]
+def _ratio_table(heading: str, ratios: Sequence[Ratio]) -> str:
+    columns = columns_of(ratios)
     cells: dict[tuple[str, str, str], Cell] = {
         (ratio.workload, ratio.setting.mode, ratio.engine): (ratio.text, _side(ratio.spread))
         for ratio in ratios
     }
-    setting = ratios[0].setting.text.partition(", ")[2]
-    headings = [f"{ratios[0].benchmark}, {setting}", *(f"{who}, {mode}" for mode, who in columns)]
+    headings = [heading, *(f"{who}, {mode}" for mode, who in columns)]
     workloads = dict.fromkeys(ratio.workload for ratio in ratios)
     rows = [
         [caption(workload), *(cells.get((workload, *column), _NOTHING) for column in columns)]
@@ -150,7 +141,7 @@ def case_tables(outcomes: Sequence[Outcome]) -> str:
     headings = ["workload", "engine", "operations/s", "quartiles", "runs"]
     headings += ["mean", "p50", "p99", "p99.9", "max"]
     headings += ["syncs per write", "CPU us per operation", "written B per operation"]
-    headings += ["memory", "peak", "disk"]
+    headings += ["memory", "peak", "disk", "due, not done"]
     parts = []
     for setting in settings_of(outcomes):
         here = [outcome for outcome in outcomes if outcome.case.setting == setting]
@@ -164,10 +155,11 @@ def _case_row(outcome: Outcome) -> list[Cell]:
     per_write = syncs_per_write(outcome)
     cpu = _median(_cpu_us(cell) for cell in cells)
     written = _median(
-        cell["bytes_written"] / cell["operations"]
+        cell["bytes_written"] / _acknowledged(cell)
         for cell in cells
         if cell.get("bytes_written") is not None
     )
+    not_reached = sum(cell.get("not_reached") or 0 for cell in cells) / len(cells)
     memory = [cell["memory"] for cell in cells if cell.get("memory")]
     disk = _median(cell["disk_bytes"] for cell in cells if cell.get("disk_bytes") is not None)
     latencies = [outcome.latencies("ALL", name) for name in ("mean_ns", *_PERCENTILES)]
@@ -184,12 +176,18 @@ def _case_row(outcome: Outcome) -> list[Cell]:
         _bytes(_median(each["anonymous"] for each in memory)),
         _bytes(_median(each["peak"] for each in memory)),
         _bytes(disk),
+        f"{not_reached:,.0f}" if not_reached else _NOTHING,
     ]
 
 
 def _cpu_us(cell: Mapping[str, Any]) -> float:
     seconds = cell["cpu_seconds"]["user"] + cell["cpu_seconds"]["system"]
-    return float(1e6 * seconds / cell["operations"])
+    return float(1e6 * seconds / _acknowledged(cell))
+
+
+def _acknowledged(cell: Mapping[str, Any]) -> int:
+    """What resources were used for: the operations of the warm-up too."""
+    return int(cell.get("acknowledged") or cell["operations"])
 
 
 def _median(values: Iterable[float]) -> float | None:

@@ -243,7 +243,8 @@ def _details(inputs: _Inputs) -> list[str]:
             page.heading(f"{_title(name)}: every figure"),
             page.paragraph(
                 "Medians of the repetitions; memory: what the process has that no file backs; "
-                "peak: the most that was ever resident, mapped files too; CPU: user and system."
+                "peak: the most that was ever resident, mapped files too; CPU: user and system, of "
+                "the whole process; due, not done: what an open loop asked for and did not get."
             ),
             page_tables.case_tables(outcomes),
         ]

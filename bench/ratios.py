@@ -9,7 +9,7 @@ from bench.outcomes import Outcome, Setting, is_ours, is_peer
 from bench.report import format_quartiles
 from bench.samples import Spread
 
-__all__ = ["Ratio", "markdown_tables", "ratios_to_best_peer"]
+__all__ = ["Ratio", "by_heading", "columns_of", "markdown_tables", "ratios_to_best_peer"]
 
 
 @dataclass(frozen=True)
@@ -76,26 +76,30 @@ def _ratio_within_repetitions(own: Outcome, other: Outcome) -> Spread:
 
 def markdown_tables(ratios: Sequence[Ratio]) -> str:
     """One table for each benchmark, number of records and of clients; a row for each workload."""
-    groups: dict[tuple[str, int, bool, int], list[Ratio]] = {}
-    for ratio in ratios:
-        setting = ratio.setting
-        group = (ratio.benchmark, setting.records, setting.several_processes, setting.clients)
-        groups.setdefault(group, []).append(ratio)
     return "\n".join(
-        _markdown_table(f"{benchmark}, {_without_mode(members[0].setting)}", members)
-        for (benchmark, *_), members in groups.items()
+        _markdown_table(heading, members) for heading, members in by_heading(ratios).items()
     )
 
 
-def _without_mode(setting: Setting) -> str:
-    return setting.text.partition(", ")[2]
+def by_heading(ratios: Sequence[Ratio]) -> dict[str, list[Ratio]]:
+    """Those that differ in workload, mode and engine only share a table, under their heading."""
+    groups: dict[str, list[Ratio]] = {}
+    for ratio in ratios:
+        heading = f"{ratio.benchmark}, {ratio.setting.text_without_mode}"
+        groups.setdefault(heading, []).append(ratio)
+    return groups
 
 
-def _markdown_table(heading: str, ratios: Sequence[Ratio]) -> str:
-    columns = sorted(
+def columns_of(ratios: Sequence[Ratio]) -> list[tuple[str, str]]:
+    """(mode, engine of ours) of a table's columns: sync first, then threads first."""
+    return sorted(
         dict.fromkeys((ratio.setting.mode, ratio.engine) for ratio in ratios),
         key=lambda column: (column[0] != "sync", column[1]),
     )
+
+
+def _markdown_table(heading: str, ratios: Sequence[Ratio]) -> str:
+    columns = columns_of(ratios)
     cells = {(ratio.workload, ratio.setting.mode, ratio.engine): ratio.text for ratio in ratios}
     lines = [
         f"| {heading} | " + " | ".join(f"{engine}, {mode}" for mode, engine in columns) + " |",

@@ -25,7 +25,8 @@ def slug(setting: Setting) -> str:
     """For file names: "sync-1000000-4clients"."""
     kind = "processes" if setting.several_processes else "clients"
     rate = "" if setting.target is None else f"-{setting.target:.0f}per-second"
-    return f"{setting.mode}-{setting.records}-{setting.clients}{kind}{rate}"
+    memory = "" if setting.memory_bytes is None else f"-{setting.memory_bytes >> 20}MiB"
+    return f"{setting.mode}-{setting.records}-{setting.clients}{kind}{memory}{rate}"
 
 
 def why_left_out(report: Mapping[str, Any], engine: str, workload: str, mode: str) -> str:

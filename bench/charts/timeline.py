@@ -77,7 +77,7 @@ def _draw(report: Mapping[str, Any], outcomes: Sequence[Outcome], directory: str
         figure,
         title,
         f"{caption(case.workload)}. First repetition; each row has its own scale. Yellow: a flush, "
-        f"grey: a compaction, as {' and '.join(telling)} tell.{too_slow}",
+        f"grey: a compaction, as told by {' and '.join(telling)}.{too_slow}",
         footer(report["environment"], engines, benchmark),
     )
     stem = f"{benchmark}-time-{case.workload}-{slug(case.setting)}"

@@ -157,11 +157,13 @@ def test_settings_have_names_of_their_own() -> None:
         make_cell(clients=4, clients_by="processes"),
         make_cell(target=500.0),
         make_cell(clients_by="tasks"),  # compared with threads
+        {**make_cell(), "memory_bytes": 512 << 20},
     ]
     settings = settings_of(read_outcomes({**make_report(repetitions=1), "cells": cells}))
     assert settings[0].mode == "sync"
-    assert len({slug(setting) for setting in settings}) == len(settings) == 5
-    assert settings[-1].text == "relaxed, 1,000,000 records, 4 processes"
+    assert len({slug(setting) for setting in settings}) == len(settings) == 6
+    assert settings[-2].text == "relaxed, 1,000,000 records, 4 processes"
+    assert settings[-1].text == "relaxed, 1,000,000 records, 1 client, 512 MiB of memory"
     assert {setting.text for setting in settings} >= {
         "relaxed, 1,000,000 records, 1 client, 500 operations/s asked for"
     }
