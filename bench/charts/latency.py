@@ -12,6 +12,7 @@ from bench.charts.settings import engines_in_order, slug, why_left_out
 from bench.colours import FAINT, NOOP, TEXT, style_of
 from bench.outcomes import Outcome, Setting, is_ours, settings_of
 from bench.samples import Spread
+from bench.ycsb.script import Kind
 
 __all__ = ["draw_latency"]
 
@@ -45,11 +46,11 @@ def _percentiles(
     """By (workload, kind of operation), by engine: medians of the repetitions, in us."""
     found: dict[tuple[str, str], dict[str, Percentiles]] = {}
     for outcome in outcomes:
-        kinds = dict.fromkeys(kind for cell in outcome.cells for kind in cell["latency"])
-        for kind in kinds:
+        kinds = {kind for cell in outcome.cells for kind in cell["latency"]} - {"ALL"}
+        for kind in sorted(kinds, key=lambda kind: Kind[kind]):
             samples = [outcome.latencies(kind, name) for name, _ in _POINTS]
             # Nothing at all has no place on a logarithmic scale.
-            if kind == "ALL" or not all(samples) or min(map(min, samples)) <= 0:
+            if not all(samples) or min(map(min, samples)) <= 0:
                 continue
             medians = tuple(Spread.of(values).median / 1000 for values in samples)
             found.setdefault((outcome.case.workload, kind), {})[outcome.case.engine] = medians

@@ -16,7 +16,7 @@ __all__ = ["draw_timelines"]
 
 _ROW_INCHES = 0.75
 _CHARTS_MAX = 2  # of a benchmark: those with most compactions
-_POINTS_MAX = 240
+_POINTS_MIN, _POINTS_MAX = 8, 240
 _TIMES_AS_LONG_MAX = 5
 _SHADES = {"flush": "#f0dfb0", "compaction": "#c5cbd3"}
 
@@ -24,13 +24,15 @@ _SHADES = {"flush": "#f0dfb0", "compaction": "#c5cbd3"}
 def draw_timelines(
     report: Mapping[str, Any], outcomes: Sequence[Outcome], directory: str
 ) -> list[Picture]:
-    """Of the workloads in which stores compact most, relaxed. ImportError without matplotlib."""
+    """Of the workloads in which stores compact most, relaxed, where runs were long enough to show
+    more than a few points. ImportError without matplotlib.
+    """
     stores = [
         outcome
         for outcome in outcomes
         if outcome.case.engine != NOOP
         and outcome.case.setting.target is None
-        and outcome.cells[0].get("series")
+        and len(outcome.cells[0]["series"]["operations"]) >= _POINTS_MIN
     ]
     with drawing():
         return [_draw(report, here, directory) for here in _most_compacted(stores)[:_CHARTS_MAX]]

@@ -242,7 +242,10 @@ def test_timelines_are_of_relaxed_runs_that_compacted(tmp_path: Path) -> None:
     cells[2]["compactions"] = []
     slow = make_cell("A", "diskcache")
     slow["seconds"] = 100.0
-    report = {**make_report(repetitions=1), "cells": [*cells, slow, make_cell("A", "no-op")]}
+    short = make_cell("B")
+    short["series"]["operations"] = [100, 90]
+    cells += [slow, short, make_cell("A", "no-op")]
+    report = {**make_report(repetitions=1), "cells": cells}
     stems = _saved(draw_timelines(report, read_outcomes(report), str(tmp_path)), tmp_path)
     assert stems == ["ycsb-time-A-relaxed-1000000-1clients"]
 
