@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 from array import array
 from collections import Counter
+from itertools import count
 
 import pytest
 
 from bench.ycsb.generation import generate, generate_load
+from bench.ycsb.generators import fnv_64
 from bench.ycsb.records import (
     FIELD_BYTES,
     FIELDS,
@@ -160,6 +162,19 @@ def test_zipfian_asks_for_few_records_most_of_the_time(name: str) -> None:
     )
     (_, often), *_ = asked.most_common(1)
     assert often / asked.total() > 1 / 26.5
+
+
+@pytest.mark.parametrize(("name", "items"), [("C", RECORDS + 1), ("E", RECORDS + 1000 + 1)])
+def test_numbers_are_hashed_to_a_range_with_the_expected_inserts(name: str, items: int) -> None:
+    """Twice those expected, 5% of the operations; and one more, for the range includes its end."""
+    most_popular = next(number for rank in count() if (number := fnv_64(rank) % items) < RECORDS)
+    asked = Counter(SCRIPTS[name].keys)
+    assert asked.most_common(1)[0][0] == make_key(most_popular)
+
+
+def test_loaded_records_are_there_however_many_clients_insert() -> None:
+    script = _generate(WORKLOADS["D"], clients=OPERATIONS)
+    assert Counter(script.keys).most_common(1)[0][0] == make_key(RECORDS - 1)
 
 
 def test_records_popular_before_the_inserts_are_so_after_them() -> None:
