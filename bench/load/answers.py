@@ -19,8 +19,10 @@ ALL = "ALL"
 _SUMMED = ("operations", "acknowledged", "writes", "verified", "missed", "unexpected")
 
 
-def make_cell(plan: Plan, run: Run, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One cell, plain data."""
+def make_cell(
+    plan: Plan, run: Run, answers: Sequence[dict[str, Any]], bytes_written: int | None
+) -> dict[str, Any]:
+    """One cell, plain data. ``bytes_written`` to the device meanwhile; None: not known."""
     cell: dict[str, Any] = {
         "workload": run.task.name,
         "engine": run.engine,
@@ -38,7 +40,7 @@ def make_cell(plan: Plan, run: Run, answers: Sequence[dict[str, Any]]) -> dict[s
         "syncs": _total([answer["syncs"] for answer in answers]),
         "memory": _total([answer["memory"] for answer in answers]),
         "cpu_seconds": _rounded(_total([answer["cpu_seconds"] for answer in answers])),
-        "bytes_written": _sum([answer["bytes_written"] for answer in answers]),
+        "bytes_written": bytes_written,
         "disk_bytes": answers[0]["disk_bytes"],
         "series": {"interval_seconds": SERIES_SECONDS, "operations": _series(answers)},
         "compactions": answers[0]["compactions"],
@@ -116,11 +118,6 @@ def _total(counts: Sequence[Mapping[str, float] | None]) -> dict[str, float] | N
         for name, number in each.items():
             total[name] += number  # type: ignore[assignment]
     return dict(total)
-
-
-def _sum(numbers: Sequence[int | None]) -> int | None:
-    known = [number for number in numbers if number is not None]
-    return sum(known) if len(known) == len(numbers) else None
 
 
 def _rounded(seconds: Mapping[str, float] | None) -> dict[str, float] | None:

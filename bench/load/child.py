@@ -23,7 +23,7 @@ from bench.load.subject import Form, Subject, subject_of
 from bench.load.tape import Tape, by_kind
 from bench.load.verify import verify
 from bench.load.walk import walk
-from bench.process import bytes_written, emit, memory, request
+from bench.process import emit, memory, request
 from bench.stores import ASYNC_STORES, NOOP, STORES
 from bench.stores.base import Client, Misses, Settings, Span, Store
 from bench.sync_counter import read_counts
@@ -110,14 +110,17 @@ class Cell:
         self._writer_script = _read_script(asked.writer_script)
         if self._script is not None and asked.shares > 1:
             self._script = self._script.share(asked.share, asked.shares)
-        self._tape = Tape(self._script, asked.seconds, asked.target) if self._script else None
+        self._tape = None
+        if self._script is not None:
+            alone = asked.clients == 1 and asked.writer_script is None
+            self._tape = Tape(self._script, asked.seconds, asked.target, alone=alone)
         self._misses: list[Misses] = []
 
     def run(self) -> dict[str, Any]:
         gc.collect()
         gc.freeze()
         _forget_peak()
-        memory_before, written_before = memory(), bytes_written()
+        memory_before = memory()
         if self._asked.engine in ASYNC_STORES:
             answer, spans = asyncio.run(self._run_tasks())
         else:
@@ -130,7 +133,6 @@ class Cell:
             spans = store.background()
         if self._asked.engine in ASYNC_STORES:
             memory_after = memory()
-        written = bytes_written()
         first = answer.pop("measured_from_ns") / 1e9 + answer.pop("epoch_less_clock")
         acknowledged = self._tape.acknowledged() if self._tape else []
         return answer | {
@@ -142,9 +144,6 @@ class Cell:
             }
             if memory_before and memory_after
             else None,
-            "bytes_written": None
-            if written is None or written_before is None
-            else written - written_before,
             "disk_bytes": _disk_bytes(self._asked.directory),
             "compactions": _relative(spans, first, answer["seconds"]),
             "missed": sum(misses.lost for misses in self._misses),

@@ -125,6 +125,7 @@ def _measure(
     environment = collect(directory, arguments.seed, _DISTRIBUTIONS)
     environment["sqlite3"] = sqlite3.sqlite_version
     environment["dbm"] = f"dbm.{KIND}"
+    environment["bytes written"] = "to the device, by everybody, until all is synced"
     library = _build_counter(directory, environment)
     print_environment(console, environment)
     del environment["directory"]  # the result is published, and this says nothing there
@@ -149,10 +150,9 @@ def _measure(
             progress.update(bar, description=doing, completed=done, total=total)
 
         session = Session(plan, subject, directory, results, library=library, tell=tell)
-        try:
-            session.run()
-        finally:
-            results.finish()
+        session.run()
+        progress.update(bar, completed=plan.cells)
+    results.finish()
     return results
 
 

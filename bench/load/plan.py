@@ -180,6 +180,8 @@ def why_not(engine: str, task: Task, setting: Setting) -> str:
 
 def _why_not_by_form(engine: str, task: Task, setting: Setting) -> str:
     if task.form in (Form.FORWARDS, Form.BACKWARDS):
+        if engine == NOOP:
+            return "it holds nothing to walk over"
         if engine in ASYNC_STORES:
             return "a walk is one client's: see kvstore"
         if setting.clients > 1:

@@ -110,13 +110,8 @@ def _settings(arguments: argparse.Namespace, preset: Preset) -> list[Setting]:
             )
             for mode in (arguments.modes or MODES)
         ]
-    if arguments.workloads and not any(own):
-        settings = [
-            setting
-            if setting.tasks is None or {*setting.tasks} & {*arguments.workloads}
-            else dataclasses.replace(setting, tasks=None)
-            for setting in settings
-        ]
+    if arguments.workloads:
+        settings = [dataclasses.replace(setting, tasks=None) for setting in settings]
     if arguments.repetitions:
         settings = [
             dataclasses.replace(setting, repetitions=arguments.repetitions) for setting in settings

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench.disk import device_bytes_written
 from bench.load.answers import check, make_cell
 from bench.load.child import Asked
 from bench.load.copies import copy_store
@@ -152,15 +153,18 @@ class Session:
         asks = [asked]
         if setting.clients_by == PROCESSES and setting.clients > 1:
             asks = _shares(asked, setting.clients, os.path.join(self._directory, "start"))
+        before = device_bytes_written(place)
         try:
             answers = self._ask("bench.load.child", asks, f"{run.engine}, {task.name}")
-            cell = make_cell(plan, run, answers)
+            os.sync()  # what this one left to be written is its own, and not the next one's
+            after = device_bytes_written(place)
+            written = None if before is None or after is None else after - before
+            cell = make_cell(plan, run, answers, written)
             check(cell, may_miss=task.inserts and setting.clients > 1)
             self._results.add(cell)
         finally:
             if place.endswith("-empty"):
                 shutil.rmtree(place)
-            os.sync()  # what this one left to be written is not the next one's to wait for
 
     def _asked(self, engine: str, task: Task, place: str, *, durable: bool) -> Asked:
         plan = self._plan
