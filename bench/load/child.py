@@ -288,7 +288,8 @@ class Cell:
                 acknowledged,
                 loaded=asked.loaded,
                 seed=asked.seed,
-                alone=asked.shares == 1,
+                clients=asked.clients,
+                shares=asked.shares,
             )
         except RuntimeError as error:
             raise RuntimeError(f"{asked.engine}, {asked.task}: {error}") from error

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from bench.load.subject import Subject
+from bench.ycsb.outcome import Outcome
 from bench.ycsb.script import Kind, Script
 
 __all__ = ["SAMPLE", "verify"]
@@ -21,28 +22,34 @@ def verify(
     *,
     loaded: int,
     seed: int,
-    alone: bool = True,
+    clients: int = 1,
+    shares: int = 1,
 ) -> int:
-    """Looks up a sample of the ``loaded`` first records, of all that was inserted or put, and of
-    all that was deleted; how many. RuntimeError when one is lost, wrong, or back again.
+    """Looks up a sample of the ``loaded`` first records, and of all that was written or deleted;
+    how many. RuntimeError when one is lost, wrong, or back again.
 
-    ``alone``: nobody else has deleted anything.
+    What one client has written is known to the last byte. Where there are several, or this process
+    is one of ``shares``, any value will do that its key may have.
     """
     generator = random.Random(seed)
-    written = _keys_of(script, acknowledged, (Kind.INSERT, Kind.PUT))
+    outcome = Outcome(script, acknowledged) if script is not None else None
     deleted = _keys_of(script, acknowledged, (Kind.DELETE,))
+    if shares > 1 and deleted:
+        loaded = 0  # the others may have deleted any of them
     numbers = generator.sample(range(loaded), min(SAMPLE, loaded))
     there = [key for key in map(subject.key, numbers) if key not in deleted]
-    if deleted and not alone:
-        there = []
-    there += _sample(written, generator)
+    if outcome is not None and clients == shares == 1:
+        for key in _sample(outcome.written_keys(), generator):
+            if not outcome.agrees(key, get(key)):
+                raise RuntimeError(f"{key!r} does not hold what was written last")
+    there += _sample(sorted(_keys_of(script, acknowledged, (Kind.INSERT, Kind.PUT))), generator)
     for key in there:
         value = get(key)
         if value is None:
             raise RuntimeError(f"{key!r} is lost")
         if not subject.contents.holds(key, value):
             raise RuntimeError(f"{key!r} has a value that is not its own")
-    gone = _sample(deleted, generator)
+    gone = _sample(sorted(deleted), generator)
     for key in gone:
         if get(key) is not None:
             raise RuntimeError(f"{key!r} was deleted and is there again")
@@ -57,6 +64,5 @@ def _keys_of(
     return {script.keys[slot] for slot in acknowledged if script.kinds[slot] in wanted}
 
 
-def _sample(keys: set[bytes], generator: random.Random) -> list[bytes]:
-    ordered = sorted(keys)
-    return ordered if len(ordered) <= SAMPLE else generator.sample(ordered, SAMPLE)
+def _sample(keys: Sequence[bytes], generator: random.Random) -> Sequence[bytes]:
+    return keys if len(keys) <= SAMPLE else generator.sample(keys, SAMPLE)

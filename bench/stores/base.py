@@ -120,6 +120,8 @@ class Capable:
     cannot_share_processes: ClassVar[str] = "one process at a time"
     relaxed: ClassVar[str] = ""
     """Its way without a sync for each write."""
+    skips_unchanged: ClassVar[bool] = False
+    """Whether it writes nothing where a write changes nothing; then it has nothing to sync."""
     repetitions_max: ClassVar[int | None] = None
     """Where more would take too long; None: as many as are asked for."""
 

@@ -23,6 +23,7 @@ class SqliteStore(Store):
     """
 
     cannot_share_processes = ""
+    skips_unchanged = True
     relaxed = "WAL, synchronous=NORMAL: synced by checkpoints"
 
     def __init__(self, directory: str, settings: Settings) -> None:
