@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.engines import OURS
 from bench.load.limit import enter
 from bench.load.subject import Form, Subject, subject_of
 from bench.load.tape import Tape, by_kind
 from bench.load.verify import verify
 from bench.load.walk import walk
 from bench.process import emit, memory, request
-from bench.stores import ASYNC_STORES, NOOP, STORES
+from bench.stores import ASYNC_STORES, NOOP, STORES, loader
 from bench.stores.base import Client, Misses, Settings, Span, Store
+from bench.stores.kvstore_store import watch
 from bench.sync_counter import read_counts
 from bench.ycsb.script import Kind, Script
 
@@ -278,8 +280,7 @@ class Cell:
         asked = self._asked
         if asked.engine == NOOP:
             return 0
-        name = "kvstore" if asked.engine in ASYNC_STORES else asked.engine
-        store = STORES[name](asked.directory, self._settings)
+        store = STORES[loader(asked.engine)](asked.directory, self._settings)
         try:
             return verify(
                 store.get,
@@ -356,6 +357,8 @@ def main() -> None:
     asked = Asked(**request())
     if asked.memory_group:
         enter(asked.memory_group)
+    if loader(asked.engine) == OURS:
+        watch()
     emit(Cell(asked).run())
 
 

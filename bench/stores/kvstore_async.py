@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import kvstore
 from bench.stores.base import AsyncOperation, AsyncStore, Client, Layout, Misses, Settings, Span
-from bench.stores.kvstore_store import RELAXED, options_of, ring_syncs, watched
+from bench.stores.kvstore_store import RELAXED, SPANS, options_of, ring_syncs
 
 __all__ = ["KVStoreAsync"]
 
@@ -15,7 +15,6 @@ class KVStoreAsync(AsyncStore):
     relaxed = RELAXED
 
     def __init__(self, directory: str, settings: Settings) -> None:
-        self._spans = watched()
         self._layout = settings.layout
         self._opening = kvstore.open_async(directory, **options_of(settings))
 
@@ -35,7 +34,7 @@ class KVStoreAsync(AsyncStore):
         await self._opening.__aexit__(None, None, None)
 
     def background(self) -> list[Span]:
-        return list(self._spans)
+        return list(SPANS)
 
 
 def _readers(

@@ -20,9 +20,11 @@ from bench.stores.base import (
 )
 from kvstore.compaction import worker
 
-__all__ = ["RELAXED", "KVStoreStore", "options_of", "ring_syncs", "watched"]
+__all__ = ["RELAXED", "SPANS", "KVStoreStore", "options_of", "ring_syncs", "watch"]
 
 RELAXED = "sync=False: durable within 10 ms"
+SPANS: list[Span] = []
+"""What ``watch`` has noted so far."""
 
 
 class KVStoreStore(Store):
@@ -31,7 +33,6 @@ class KVStoreStore(Store):
     relaxed = RELAXED
 
     def __init__(self, directory: str, settings: Settings) -> None:
-        self._spans = watched()
         self._layout = settings.layout
         self._db = kvstore.open(directory, **options_of(settings))
 
@@ -64,7 +65,7 @@ class KVStoreStore(Store):
         self._db.close()
 
     def background(self) -> list[Span]:
-        return list(self._spans)
+        return list(SPANS)
 
 
 def options_of(settings: Settings) -> dict[str, Any]:
@@ -81,13 +82,13 @@ def ring_syncs(stats: kvstore.StoreStats) -> int | None:
     return stats.wal.syncs if stats.backend == "io_uring" else None
 
 
-def watched() -> list[Span]:
-    """From now on the spans of all flushes and compactions of this process.
+def watch() -> None:
+    """From here on the spans of all flushes and compactions of this process are noted.
 
-    The store counts them but does not say when they were, so the two generators that do the work
-    are wrapped: a step more for each of their steps, which take a millisecond.
+    For a process of its own, before a store is opened: a store counts them but does not say when
+    they were, so the two generators that do the work are wrapped. That is one step more for each of
+    theirs, which take a millisecond.
     """
-    spans: list[Span] = []
 
     def timed(work: Callable[..., Iterator[Any]], what: str) -> Callable[..., Iterator[Any]]:
         def steps(*arguments: Any) -> Iterator[Any]:
@@ -95,10 +96,9 @@ def watched() -> list[Span]:
             try:
                 yield from work(*arguments)
             finally:
-                spans.append((began, time.time(), what))
+                SPANS.append((began, time.time(), what))
 
         return steps
 
     for name, what in (("flush", "flush"), ("compact", "compaction")):
         setattr(worker, name, timed(getattr(worker, name), what))
-    return spans
