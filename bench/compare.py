@@ -21,14 +21,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bench.outcomes import Case, Outcome, ResultError, read_outcomes, read_report
+from bench.outcomes import (
+    REPETITIONS_MIN,
+    Case,
+    Outcome,
+    ResultError,
+    read_outcomes,
+    read_report,
+)
 from bench.report import WIDTH
 from bench.samples import Spread
 
 __all__ = ["SUMMARY", "Change", "add_arguments", "compare", "different_labels", "run"]
 
 SUMMARY = "what changed between two results of ycsb or dbbench, with no verdict within noise"
-REPETITIONS_MIN = 3
 _DRIFT_PERCENT = 3.0
 _BAD_INPUT = 2
 _FASTER, _SLOWER, _NO_VERDICT = "faster", "slower", "no verdict"

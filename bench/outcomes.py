@@ -21,6 +21,7 @@ __all__ = [
     "BENCHMARKS",
     "FORMAT",
     "MODES",
+    "REPETITIONS_MIN",
     "Case",
     "Outcome",
     "ResultError",
@@ -35,6 +36,8 @@ __all__ = [
 FORMAT = 1
 BENCHMARKS = ("ycsb", "dbbench")
 MODES = ("sync", "relaxed")
+REPETITIONS_MIN = 3
+"""Of fewer nobody can say how far they lie apart."""
 
 
 class ResultError(ValueError):

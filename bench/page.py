@@ -20,10 +20,10 @@ p, ul { max-width: 62em; }
 h1 { font-size: 1.8em; } h2 { margin-top: 2em; border-bottom: 1px solid #d0d4d9; }
 table { border-collapse: collapse; margin: 1em 0; font-size: 13px; display: block;
         overflow-x: auto; }
-th, td { padding: .25em .8em; text-align: right; white-space: nowrap; }
-th { border-bottom: 2px solid #c8cdd3; vertical-align: bottom; }
+th, td { padding: .25em .7em; text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid #c8cdd3; vertical-align: bottom; white-space: normal; }
 td { border-bottom: 1px solid #e3e6ea; }
-th:first-child, td:first-child, td.words, th.words { text-align: left; }
+th:first-child, td:first-child, .words, .label { text-align: left; }
 td.words { white-space: normal; }
 td.ahead { background: #dbe9f8; font-weight: bold; }
 td.behind { background: #f8e3d6; }
@@ -32,7 +32,7 @@ summary { cursor: pointer; font-weight: bold; margin: .6em 0; }
 """
 
 Cell = str | tuple[str, str]
-"""A text, or one with its class: "words", "ahead", "behind"."""
+"""A text, or one with its class: "words" that may wrap, a "label", "ahead", "behind"."""
 
 
 def document(title: str, parts: Iterable[str]) -> str:
@@ -63,9 +63,14 @@ def bullets(texts: Iterable[str]) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Numbers are set to the right, the first column and cells of the class "words" to the left."""
+    """Numbers are set to the right; the first column, words and labels to the left."""
     lines = [[_with_class(cell) for cell in row] for row in rows]
-    wordy = {column for line in lines for column, (_, name) in enumerate(line) if name == "words"}
+    wordy = {
+        column
+        for line in lines
+        for column, (_, name) in enumerate(line)
+        if name in ("words", "label")
+    }
     head = "".join(
         _element("th", text, "words" if column in wordy else "")
         for column, text in enumerate(headings)

@@ -9,7 +9,7 @@ from bench.amounts import format_bytes, format_rate, format_us
 from bench.charts.captions import caption
 from bench.charts.settings import engines_in_order
 from bench.colours import NOOP
-from bench.outcomes import MODES, Outcome, settings_of
+from bench.outcomes import MODES, REPETITIONS_MIN, Outcome, settings_of
 from bench.page import Cell, fold, table
 from bench.ratios import Ratio, by_heading, columns_of
 from bench.samples import Spread
@@ -41,7 +41,7 @@ def ratio_tables(ratios: Sequence[Ratio]) -> str:
 def _ratio_table(heading: str, ratios: Sequence[Ratio]) -> str:
     columns = columns_of(ratios)
     cells: dict[tuple[str, str, str], Cell] = {
-        (ratio.workload, ratio.setting.mode, ratio.engine): (ratio.text, _side(ratio.spread))
+        (ratio.workload, ratio.setting.mode, ratio.engine): (ratio.text, _side(ratio))
         for ratio in ratios
     }
     headings = [heading, *(f"{who}, {mode}" for mode, who in columns)]
@@ -53,10 +53,12 @@ def _ratio_table(heading: str, ratios: Sequence[Ratio]) -> str:
     return table(headings, rows)
 
 
-def _side(spread: Spread) -> str:
-    if spread.lower_quartile > 1:
+def _side(ratio: Ratio) -> str:
+    if ratio.repetitions < REPETITIONS_MIN:
+        return ""
+    if ratio.spread.lower_quartile > 1:
         return "ahead"
-    return "behind" if spread.upper_quartile < 1 else ""
+    return "behind" if ratio.spread.upper_quartile < 1 else ""
 
 
 def engine_table(report: Mapping[str, Any], outcomes: Sequence[Outcome]) -> str:
@@ -105,9 +107,10 @@ def left_out_table(reports: Iterable[Mapping[str, Any]]) -> str:
     rows: list[list[Cell]] = [
         [
             report["benchmark"],
-            str(left_out.get("engine") or "all"),
-            str(left_out.get("workload") or "all"),
-            str(left_out.get("mode") or "all"),
+            *(
+                (str(left_out.get(name) or "all"), "label")
+                for name in ("engine", "workload", "mode")
+            ),
             (str(left_out["why"]), "words"),
         ]
         for report in reports
@@ -165,7 +168,7 @@ def _case_row(outcome: Outcome) -> list[Cell]:
     latencies = [outcome.latencies("ALL", name) for name in ("mean_ns", *_PERCENTILES)]
     return [
         outcome.case.workload,
-        (outcome.case.engine, "words"),
+        (outcome.case.engine, "label"),
         f"{rate.median:,.0f}",
         f"{format_rate(rate.lower_quartile)}-{format_rate(rate.upper_quartile)}",
         str(len(cells)),

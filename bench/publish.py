@@ -167,7 +167,8 @@ def _introduction(inputs: _Inputs) -> list[str]:
                     "Operations per second of kvstore to those of the fastest other store in that "
                     "workload, named behind: the median of the ratios within a repetition, and "
                     "their quartiles. Above 1 kvstore is faster. Blue: ahead, orange: behind, "
-                    "white: the quartiles lie on both sides."
+                    "white: the quartiles lie on both sides, or there are fewer than three "
+                    "repetitions."
                 ),
                 page_tables.ratio_tables(ratios),
             ]
@@ -232,7 +233,10 @@ def _details(inputs: _Inputs) -> list[str]:
         stores = [outcome for outcome in outcomes if outcome.case.engine != NOOP]
         parts += [
             page.heading(f"{_title(name)}: what sync and relaxed mean", 3),
-            page.paragraph(page_tables.generator_cost(outcomes)),
+            page.paragraph(
+                "Counted are all syncs of a process, those of its tables and of new files too, to "
+                "the writes it acknowledged. " + page_tables.generator_cost(outcomes)
+            ),
             page_tables.engine_table(inputs.reports[name], stores),
         ]
     if reports:

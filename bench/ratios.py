@@ -14,7 +14,10 @@ __all__ = ["Ratio", "by_heading", "columns_of", "markdown_tables", "ratios_to_be
 
 @dataclass(frozen=True)
 class Ratio:
-    """``spread``: operations per second of ``engine`` to the ``peer``'s; above 1 we are faster."""
+    """``spread``: operations per second of ``engine`` to the ``peer``'s; above 1 we are faster.
+
+    It is of ``repetitions`` pairs.
+    """
 
     benchmark: str
     workload: str
@@ -22,10 +25,13 @@ class Ratio:
     engine: str
     peer: str
     spread: Spread
+    repetitions: int
 
     @property
     def text(self) -> str:
-        """As a table shows it: "1.43 (1.39-1.50) rocksdict"."""
+        """As a table shows it: "1.43 (1.39-1.50) rocksdict"; of one pair "1.43 rocksdict"."""
+        if self.repetitions == 1:
+            return f"{self.spread.median:.2f} {self.peer}"
         return f"{self.spread.median:.2f} ({format_quartiles(self.spread)}) {self.peer}"
 
 
@@ -50,7 +56,7 @@ def ratios_to_best_peer(outcomes: Sequence[Outcome]) -> list[Ratio]:
         ]
         if peers:
             best = max(peers, key=lambda peer: peer.rate.median)
-            spread = _ratio_within_repetitions(own, best)
+            within = _ratios_within_repetitions(own, best)
             ratios.append(
                 Ratio(
                     case.benchmark,
@@ -58,20 +64,22 @@ def ratios_to_best_peer(outcomes: Sequence[Outcome]) -> list[Ratio]:
                     case.setting,
                     case.engine,
                     best.case.engine,
-                    spread,
+                    Spread.of(within),
+                    len(within),
                 )
             )
     return ratios
 
 
-def _ratio_within_repetitions(own: Outcome, other: Outcome) -> Spread:
+def _ratios_within_repetitions(own: Outcome, other: Outcome) -> list[float]:
+    """Of the medians where the two have no repetition in common."""
     theirs = {cell["repetition"]: rate for cell, rate in zip(other.cells, other.rates, strict=True)}
     ratios = [
         rate / theirs[cell["repetition"]]
         for cell, rate in zip(own.cells, own.rates, strict=True)
         if cell["repetition"] in theirs
     ]
-    return Spread.of(ratios or [own.rate.median / other.rate.median])
+    return ratios or [own.rate.median / other.rate.median]
 
 
 def markdown_tables(ratios: Sequence[Ratio]) -> str:

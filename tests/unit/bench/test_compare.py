@@ -139,6 +139,7 @@ def test_ratios_are_to_the_best_peer_within_a_repetition() -> None:
     threads, tasks = ratios_to_best_peer(outcomes)
     assert (threads.engine, threads.peer) == ("kvstore", "plyvel")
     assert threads.spread.median == pytest.approx(1.5)
+    assert (threads.repetitions, tasks.repetitions) == (3, 3)
     assert threads.spread.upper_quartile == pytest.approx(2.0)
     assert (tasks.engine, tasks.peer) == ("kvstore (asyncio)", "plyvel")
     assert tasks.spread.median == pytest.approx(2.0)

@@ -104,6 +104,10 @@ def test_a_ratio_is_marked_only_when_its_quartiles_agree() -> None:
     text = page_tables.ratio_tables(ratios_to_best_peer(read_outcomes(report)))
     found = re.findall(r'<td(?: class="(\w+)")?>([\d.]+) \(', text)
     assert found == [("ahead", "2.00"), ("behind", "0.50"), ("", "1.00")]
+    report["cells"] = [cell for cell in report["cells"] if cell["repetition"] == 1]
+    text = page_tables.ratio_tables(ratios_to_best_peer(read_outcomes(report)))
+    assert re.findall(r"<td[^>]*>([\d.]+ [^<]*)", text) == ["1.80 lmdb", "0.45 lmdb", "0.90 lmdb"]
+    assert "ahead" not in text
 
 
 def test_syncs_per_write_are_those_that_make_durable() -> None:
