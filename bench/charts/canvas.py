@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,8 @@ INCHES_WIDE = 11.0
 _PNG_DOTS_PER_INCH = 110
 _FONT = "DejaVu Sans"  # which matplotlib brings along
 _GRID, _EDGE = "#e3e6ea", "#c8cdd3"
-_TOP_INCHES, _BOTTOM_INCHES = 1.05, 0.75
+_TOP_INCHES, _BOTTOM_INCHES = 1.2, 0.75
+_SUBTITLE_CHARACTERS = 145
 _LEFT_INCHES, _RIGHT_INCHES = 1.35, 0.2
 
 
@@ -97,11 +99,14 @@ def set_up_axes(
 
 
 def add_words(figure: Any, title: str, subtitle: str, note: str) -> None:
-    """Title and subtitle at the top, ``note`` small at the bottom."""
+    """Title and subtitle at the top, ``note`` small at the bottom. There is room for a subtitle of
+    three lines.
+    """
+    lines = (textwrap.fill(line, _SUBTITLE_CHARACTERS) for line in subtitle.splitlines())
     high = figure.get_size_inches()[1]
     left = 0.15 / INCHES_WIDE
     figure.text(left, 1 - 0.34 / high, title, size=13, weight="bold", color=TEXT)
-    figure.text(left, 1 - 0.48 / high, subtitle, size=9, color=TEXT, va="top")
+    figure.text(left, 1 - 0.46 / high, "\n".join(lines), size=9, color=TEXT, va="top")
     figure.text(left, 0.1 / high, note, size=6.5, color=FAINT, linespacing=1.4)
 
 

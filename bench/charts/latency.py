@@ -76,7 +76,7 @@ def _draw(
     for axes, ((workload, kind), by_engine) in zip(all_axes, rows.items(), strict=True):
         reasons = {name: why_left_out(report, name, workload, setting.mode) for name in engines}
         _draw_panel(axes, f"{workload}: {kind_name(kind)}", engines, by_engine, reasons)
-    title = f"{benchmark}: latency, {setting.text}"
+    title = f"{benchmark}, {setting.mode}: latency"
     how = (
         "From one call to its return"
         if setting.target is None
@@ -85,13 +85,15 @@ def _draw(
     add_words(
         figure,
         title,
-        f"Left is better; each panel has its own logarithmic scale. {how}. "
-        "Circle, bar, diamond: p50, p99, p99.9.",
+        f"{setting.text_without_mode}.\nLeft is better; each panel has its own logarithmic scale. "
+        f"{how}. Circle, bar, diamond: p50, p99, p99.9.",
         footer(report["environment"], engines, benchmark),
     )
     stem = f"{benchmark}-latency-{slug(setting)}"
     save(figure, directory, stem)
-    return Picture(stem, title, "p50, p99 and p99.9, a panel for each kind of operation.")
+    return Picture(
+        stem, f"{title}, {setting.text}", "p50, p99 and p99.9, a panel for each kind of operation."
+    )
 
 
 def _draw_panel(

@@ -50,17 +50,21 @@ def _draw(
             engine: why_left_out(report, engine, workload, setting.mode) for engine in engines
         }
         _draw_panel(axes, workload, engines, rates, reasons)
-    title = f"{benchmark}: operations per second, {setting.text}"
+    title = f"{benchmark}, {setting.mode}: operations per second"
     add_words(
         figure,
         title,
-        "Longer is better; each panel has its own scale. Medians of the repetitions; the thin line "
-        "spans the middle half of them.",
+        f"{setting.text_without_mode}.\nLonger is better; each panel has its own scale. Medians "
+        "of the repetitions; the thin line spans the middle half of them.",
         footer(report["environment"], engines, benchmark),
     )
     stem = f"{benchmark}-throughput-{slug(setting)}"
     save(figure, directory, stem)
-    return Picture(stem, title, "Bars of operations per second, a panel for each workload.")
+    return Picture(
+        stem,
+        f"{title}, {setting.text}",
+        "Bars of operations per second, a panel for each workload.",
+    )
 
 
 def _draw_panel(

@@ -71,20 +71,25 @@ def _draw(report: Mapping[str, Any], outcomes: Sequence[Outcome], directory: str
     seconds = max(map(_seconds, shown))
     for axes, engine in zip(all_axes, engines, strict=True):
         _draw_row(axes, by_engine[engine], seconds, last=axes is all_axes[-1])
-    title = f"{benchmark} {case.workload}: operations per second over time, {case.setting.text}"
+    title = f"{benchmark} {case.workload}, {case.setting.mode}: operations per second over time"
     telling = [name for name in engines if _count_compactions(by_engine[name])]
     slow = [name for name in engines_in_order(outcomes) if name not in engines]
     too_slow = f" Not shown, as they take much longer: {', '.join(slow)}." if slow else ""
     add_words(
         figure,
         title,
-        f"{caption(case.workload)}. First repetition; each row has its own scale. Yellow: a flush, "
+        f"{caption(case.workload)}; {case.setting.text_without_mode}.\n"
+        "First repetition; each row has its own scale. Yellow: a flush, "
         f"grey: a compaction, as told by {' and '.join(telling)}.{too_slow}",
         footer(report["environment"], engines, benchmark),
     )
     stem = f"{benchmark}-time-{case.workload}-{slug(case.setting)}"
     save(figure, directory, stem)
-    return Picture(stem, title, "A curve for each engine, compactions shaded behind it.")
+    return Picture(
+        stem,
+        f"{title}, {case.setting.text}",
+        "A curve for each engine, compactions shaded behind it.",
+    )
 
 
 def _draw_row(axes: Any, outcome: Outcome, seconds: float, *, last: bool) -> None:
