@@ -29,13 +29,13 @@ class Style:
 
 STYLES = {
     OURS: Style("#0057b8", "o"),
-    OURS_ASYNC: Style("#4a9de0", "*"),
+    OURS_ASYNC: Style("#62a8ff", "*"),
     "plyvel": Style("#b3541e", "s"),
     "rocksdict": Style("#7a6a9e", "^"),
     "lmdb": Style("#5aa786", "D"),
     "sqlite3": Style("#c9a227", "v"),
     "diskcache": Style("#9aa0a6", "P"),
-    "aiosqlite": Style("#c26a8a", "X"),
+    "aiosqlite": Style("#a03a63", "X"),
     "dbm": Style("#4d3f47", "p"),
     NOOP: Style("#d0d4d9", "."),
 }
