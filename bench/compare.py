@@ -40,7 +40,7 @@ _BAD_INPUT = 2
 _FASTER, _SLOWER, _NO_VERDICT = "faster", "slower", "no verdict"
 _COLOURS = {_FASTER: "green", _SLOWER: "bold red", _NO_VERDICT: ""}
 # That these differ between two runs goes without saying.
-_ALWAYS_DIFFERENT = ("date", "load", "seed", "directory")
+_ALWAYS_DIFFERENT = ("date", "load", "directory", "loading_seconds")
 
 
 @dataclass(frozen=True)

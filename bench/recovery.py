@@ -129,12 +129,16 @@ def measure_recovery(
                 answers = [_open_copy(asked, place) for _ in range(repetitions)]
             finally:
                 shutil.rmtree(place)
+            data_bytes = entries * (KEY_BYTES + VALUE_BYTES)
+            log_bytes = min(answer["log_bytes"] for answer in answers)
+            if log_bytes < data_bytes:
+                raise RuntimeError(f"{engine} had only {log_bytes:,} B in its log")
             cells.append(
                 {
                     "engine": engine,
                     "entries": entries,
-                    "data_bytes": entries * (KEY_BYTES + VALUE_BYTES),
-                    "log_bytes": max(answer["log_bytes"] for answer in answers),
+                    "data_bytes": data_bytes,
+                    "log_bytes": log_bytes,
                     "seconds": [round(answer["seconds"], 5) for answer in answers],
                     "memory_bytes": [answer["memory_bytes"] for answer in answers],
                 }

@@ -18,8 +18,8 @@ from bench.keys import KEY_BYTES, Values, random_keys
 __all__ = ["LOGGED_STORES", "VALUE_BYTES", "LoggedStore", "keys_of"]
 
 VALUE_BYTES = 100
-_MEMORY_FACTOR = 8
-_MEMORY_BYTES_MIN = 64 << 20
+_MEMORY_FACTOR = 4
+_MEMORY_BYTES_MIN, _MEMORY_BYTES_MAX = 64 << 20, 16 << 30
 _BATCH_ENTRIES = 1000
 
 
@@ -141,7 +141,7 @@ def keys_of(engine: str, count: int, seed: int) -> list[bytes]:
 
 
 def _memory_bytes(data_bytes: int) -> int:
-    return max(_MEMORY_BYTES_MIN, _MEMORY_FACTOR * data_bytes)
+    return min(max(_MEMORY_BYTES_MIN, _MEMORY_FACTOR * data_bytes), _MEMORY_BYTES_MAX)
 
 
 def _bytes_of(directory: str, suffix: str) -> int:
