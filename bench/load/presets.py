@@ -41,9 +41,9 @@ _QUICK = Preset(
 )
 _USUAL = Preset(
     records=1_000_000,
-    operations=1_000_000,
-    seconds=1.2,
-    load_seconds=3.0,
+    operations=700_000,
+    seconds=1.0,
+    load_seconds=2.5,
     settings=(Setting(SYNC, 1, THREADS, 3), Setting(RELAXED, 1, THREADS, 3)),
 )
 _FULL_YCSB = dataclasses.replace(

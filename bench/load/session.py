@@ -32,6 +32,7 @@ __all__ = ["Session"]
 
 _CACHE_BYTES_BESIDE_DATA = 32 << 20
 _LOADED_PER_SECOND_MAX = 500_000
+_LIMITED_OPERATIONS_MAX = 100_000  # a script takes memory too
 _START_SECONDS = 0.2
 
 
@@ -54,8 +55,6 @@ class Session:
         self._plan, self._subject = plan, subject
         self._directory, self._results, self._tell = directory, results, tell
         self._environment = preloading(library)
-        self._script_key: tuple[Any, ...] = ()
-        self._scripts: tuple[str | None, str | None] = (None, None)
         self._memory_group = ""
 
     def run(self) -> None:
@@ -217,30 +216,39 @@ class Session:
     def _make_scripts(self, run: Run) -> tuple[str | None, str | None]:
         """The files with the script, and with that of the writer beside; made for all engines."""
         plan, task, clients = self._plan, run.task, run.setting.clients
-        key = (task.name, run.repetition, clients if task.inserts else 1)
-        if key != self._script_key:
-            self._scripts = (None, None)
-            seed = plan.seed + run.repetition
-            operations = plan.operations
-            if task.begins_empty:
-                operations = int(_LOADED_PER_SECOND_MAX * plan.load_seconds)
-            if task.form in (Form.SCRIPT, Form.BESIDE_A_WRITER):
-                script = self._subject.make_script(
-                    task, records=plan.records, operations=operations, clients=clients, seed=seed
-                )
-                self._scripts = (self._save("script", script), None)
-            if task.form == Form.BESIDE_A_WRITER:
-                script = self._subject.make_writer_script(
-                    records=plan.records, operations=operations, seed=seed + 1
-                )
-                self._scripts = (self._scripts[0], self._save("writer-script", script))
-            self._script_key = key
-        return self._scripts
+        if task.form not in (Form.SCRIPT, Form.BESIDE_A_WRITER):
+            return None, None
+        operations = plan.operations
+        if task.begins_empty:
+            operations = int(_LOADED_PER_SECOND_MAX * plan.load_seconds)
+        elif run.setting.memory_bytes is not None:
+            operations = min(operations, _LIMITED_OPERATIONS_MAX)
+        if not task.inserts:
+            clients = 1  # nothing depends on them
+        name = f"script-{task.name}-{run.repetition}-{clients}-{operations}"
+        seed = plan.seed + run.repetition
+        path = self._saved(
+            name,
+            lambda: self._subject.make_script(
+                task, records=plan.records, operations=operations, clients=clients, seed=seed
+            ),
+        )
+        if task.form == Form.SCRIPT:
+            return path, None
+        return path, self._saved(
+            f"writer-{name}",
+            lambda: self._subject.make_writer_script(
+                records=plan.records, operations=operations, seed=seed + 1
+            ),
+        )
 
-    def _save(self, name: str, script: Script) -> str:
+    def _saved(self, name: str, make: Callable[[], Script]) -> str:
+        """Its file, made when it is not there."""
         path = os.path.join(self._directory, name)
-        with open(path, "wb") as file:
-            pickle.dump(script, file, pickle.HIGHEST_PROTOCOL)
+        if not os.path.exists(path):
+            script = make()
+            with open(path, "wb") as file:
+                pickle.dump(script, file, pickle.HIGHEST_PROTOCOL)
         return path
 
 

@@ -15,6 +15,7 @@ from bench.stores.base import (
     Settings,
     Span,
     Store,
+    batches,
     client_of_values,
     count,
 )
@@ -37,9 +38,10 @@ class KVStoreStore(Store):
         self._db = kvstore.open(directory, **options_of(settings))
 
     def load(self, entries: Iterable[Entry]) -> None:
-        put = self._db.put
-        for key, value in entries:
-            put(key, value, sync=False)
+        for some in batches(entries):
+            with self._db.batch(sync=False) as batch:
+                for key, value in some:
+                    batch.put(key, value)
         self._db.flush()
         self._db.compact()
 
