@@ -170,7 +170,8 @@ class Tape:
     def result(self) -> dict[str, Any]:
         """Throughput is of what returned within the measured time, which ends early when the script
         does. Latencies are also of what was under way at its end: to leave those out would be to
-        leave out the slowest. RuntimeError: there was nothing to measure.
+        leave out the slowest. An engine that finishes nothing in the time is measured until it has.
+        RuntimeError: there was nothing to measure.
         """
         used = self._count - length_hint(self.slots)
         first = self._measured_from()
@@ -179,6 +180,8 @@ class Tape:
             last = min((self.deadline_ns, *self._dried_up_ns))
         else:
             last = max(self.deadline_ns, *ended_ns)
+        if not any(first <= ended <= last for ended in ended_ns):
+            last = max(ended_ns, default=0)
         if last <= first:
             raise RuntimeError("nothing was left to be measured after the warm-up")
         latencies: dict[int, list[int]] = {}

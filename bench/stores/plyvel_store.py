@@ -25,7 +25,7 @@ from bench.stores.base import (
     count,
 )
 
-__all__ = ["PlyvelStore"]
+__all__ = ["PlyvelStore", "spans_of"]
 
 _LOG = "LOG"
 # "2026/11/22-20:23:27.123456 140000000000000 Level-0 table #5: started"
@@ -86,7 +86,7 @@ class PlyvelStore(Store):
     def background(self) -> list[Span]:
         """From the log that it keeps for people."""
         path = Path(os.path.join(self._directory, _LOG))
-        return list(_spans(path.read_text(encoding="utf-8", errors="replace").splitlines()))
+        return list(spans_of(path.read_text(encoding="utf-8", errors="replace").splitlines()))
 
 
 def _synced(
@@ -98,8 +98,8 @@ def _synced(
     )
 
 
-def _spans(lines: Iterable[str]) -> Iterator[Span]:
-    """One thread does all of it, a flush perhaps in the middle of a compaction."""
+def spans_of(lines: Iterable[str]) -> Iterator[Span]:
+    """Those of LevelDB's log. One thread does it all, a flush perhaps amid a compaction."""
     flush_began = compaction_began = None
     for line in lines:
         matched = _LINE.match(line)

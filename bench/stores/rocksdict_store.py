@@ -22,7 +22,7 @@ from bench.stores.base import (
     count,
 )
 
-__all__ = ["RocksdictStore"]
+__all__ = ["RocksdictStore", "spans_of"]
 
 _LOG = "LOG"
 _MARK = "EVENT_LOG_v1 "
@@ -83,10 +83,11 @@ class RocksdictStore(Store):
     def background(self) -> list[Span]:
         """From the log that it keeps for people, where each event is a line of JSON."""
         path = Path(os.path.join(self._directory, _LOG))
-        return list(_spans(path.read_text(encoding="utf-8", errors="replace").splitlines()))
+        return list(spans_of(path.read_text(encoding="utf-8", errors="replace").splitlines()))
 
 
-def _spans(lines: Iterable[str]) -> Iterator[Span]:
+def spans_of(lines: Iterable[str]) -> Iterator[Span]:
+    """Those of RocksDB's log."""
     begun: dict[tuple[str, int], float] = {}
     for line in lines:
         _, mark, text = line.partition(_MARK)

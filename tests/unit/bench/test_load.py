@@ -15,6 +15,7 @@ import pytest
 
 from bench.load.answers import check, make_cell, set_generator_cost
 from bench.load.copies import copy_store
+from bench.load.limit import limited
 from bench.load.plan import PROCESSES, THREADS, Plan, Run, Setting, why_not
 from bench.load.results import Results
 from bench.load.subject import RELAXED, SYNC, subject_of
@@ -114,6 +115,15 @@ def test_a_script_that_is_over_ends_the_measured_time() -> None:
     assert result["seconds"] < 1
     assert result["operations"] == 90, "the first tenth of a short script is the warm-up"
     assert tape.acknowledged() == list(range(100))
+
+
+def test_an_operation_that_takes_longer_than_the_measured_time_is_measured_all_the_same() -> None:
+    tape = Tape(_reads(100), seconds=0.01)
+    tape.start()
+    tape.run(_calling(lambda _: time.sleep(0.03)))
+    result = tape.result()
+    assert result["operations"] == 1
+    assert result["seconds"] > 0.025
 
 
 def test_in_an_open_loop_what_waited_behind_a_slow_operation_is_slow_too() -> None:
@@ -364,6 +374,15 @@ def test_a_copy_shares_only_what_no_engine_changes(tmp_path: Path) -> None:
     (copy / "000001.sst").unlink()
     assert (source / "data.mdb").read_bytes() == b"before"
     assert (source / "000001.sst").read_bytes() == b"before"
+
+
+def test_a_group_with_less_memory_is_removed_at_its_end() -> None:
+    try:
+        with limited(64 << 20) as group:
+            assert (Path(group) / "cgroup.procs").exists()
+    except OSError as error:
+        pytest.skip(f"no control group here: {error}")
+    assert not Path(group).exists()
 
 
 # ---- end to end ----

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from pathlib import Path
 
 import pytest
 
-from bench.stores import ASYNC_STORES, NOOP, STORES, loader, missing
+from bench.stores import ASYNC_STORES, NOOP, STORES, loader, missing, plyvel_store, rocksdict_store
 from bench.stores.base import Layout, Settings, Store
 
 LAYOUT = Layout(fields=10, field_bytes=8)
@@ -162,6 +163,42 @@ def test_tasks_find_what_the_threads_of_the_same_engine_have_loaded(
         assert store.get(second) is None
     finally:
         store.close()
+
+
+def test_rocksdb_tells_its_flushes_and_compactions_in_its_log() -> None:
+    lines = [
+        '2026/11/22-20:23:27.1 7 EVENT_LOG_v1 {"time_micros": 1000000, "job": 2, '
+        '"event": "flush_started"}',
+        "2026/11/22-20:23:27.1 7 [db/flush_job.cc:1] flushing",
+        '2026/11/22-20:23:27.2 7 EVENT_LOG_v1 {"time_micros": 1500000, "job": 3, '
+        '"event": "compaction_started"}',
+        '2026/11/22-20:23:27.2 7 EVENT_LOG_v1 {"time_micros": 1700000, "job": 2, '
+        '"event": "flush_finished"}',
+        '2026/11/22-20:23:27.3 7 EVENT_LOG_v1 {"time_micros": 1800000, "event": '
+        '"table_file_deletion", "job": 3}',
+        '2026/11/22-20:23:27.3 7 EVENT_LOG_v1 {"time_micros": 2500000, "job": 3, '
+        '"event": "compaction_finished"}',
+    ]
+    assert list(rocksdict_store.spans_of(lines)) == [
+        (1.0, 1.7, "flush"),
+        (1.5, 2.5, "compaction"),
+    ]
+
+
+def test_leveldb_tells_a_flush_in_the_middle_of_a_compaction() -> None:
+    lines = [
+        "2026/11/22-20:23:27.000000 140 Compacting 4@0 + 1@1 files",
+        "2026/11/22-20:23:28.250000 140 Level-0 table #7: started",
+        "2026/11/22-20:23:28.500000 140 Level-0 table #7: 123 bytes OK",
+        "2026/11/22-20:23:29.000000 140 Generated table #8@0: 4 keys, 123 bytes",
+        "2026/11/22-20:23:29.750000 140 compacted to: files[ 0 1 0 0 0 0 0 ]",
+        "not a line of the log",
+    ]
+    began = time.mktime(time.strptime("2026/11/22-20:23:27", "%Y/%m/%d-%H:%M:%S"))
+    spans = [
+        (begin - began, end - began, what) for begin, end, what in plyvel_store.spans_of(lines)
+    ]
+    assert spans == [(1.25, 1.5, "flush"), (0.0, 2.75, "compaction")]
 
 
 def test_every_engine_says_what_its_relaxed_mode_means() -> None:
