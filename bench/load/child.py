@@ -22,7 +22,7 @@ from bench.engines import OURS
 from bench.load.limit import enter
 from bench.load.subject import Form, Subject, subject_of
 from bench.load.tape import Tape, by_kind
-from bench.load.verify import verify
+from bench.load.verify import SAMPLE, verify
 from bench.load.walk import walk
 from bench.process import emit, memory, request
 from bench.stores import ASYNC_STORES, NOOP, STORES, loader
@@ -43,7 +43,8 @@ class Asked:
     ``script``, ``writer_script``: files with a pickled Script; None where there is none. ``loaded``
     records are in the store at ``directory``. ``share`` of ``shares``: this process's part of the
     script; with several of them, ``start_file`` appears when all are ready. ``memory_group``: the
-    control group to enter first, "" for none.
+    control group to enter first, "" for none. ``sample``: how many records are looked up
+    afterwards, of each sort.
     """
 
     benchmark: str
@@ -63,6 +64,7 @@ class Asked:
     target: float | None
     cache_bytes: int
     seed: int
+    sample: int = SAMPLE
     share: int = 0
     shares: int = 1
     start_file: str = ""
@@ -291,6 +293,7 @@ class Cell:
                 seed=asked.seed,
                 clients=asked.clients,
                 shares=asked.shares,
+                sample=asked.sample,
             )
         except RuntimeError as error:
             raise RuntimeError(f"{asked.engine}, {asked.task}: {error}") from error

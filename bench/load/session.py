@@ -33,6 +33,7 @@ __all__ = ["Session"]
 _CACHE_BYTES_BESIDE_DATA = 32 << 20
 _LOADED_PER_SECOND_MAX = 500_000
 _LIMITED_OPERATIONS_MAX = 100_000  # a script takes memory too
+_LIMITED_SAMPLE = 1000
 _START_SECONDS = 0.2
 
 
@@ -149,6 +150,8 @@ class Session:
         )
         if setting.memory_bytes is not None and plan.cache_bytes is None:
             asked = dataclasses.replace(asked, cache_bytes=setting.memory_bytes // 4)
+        if setting.memory_bytes is not None:
+            asked = dataclasses.replace(asked, sample=_LIMITED_SAMPLE)  # each reads the disk
         asks = [asked]
         if setting.clients_by == PROCESSES and setting.clients > 1:
             asks = _shares(asked, setting.clients, os.path.join(self._directory, "start"))

@@ -24,6 +24,7 @@ def verify(
     seed: int,
     clients: int = 1,
     shares: int = 1,
+    sample: int = SAMPLE,
 ) -> int:
     """Looks up a sample of the ``loaded`` first records, and of all that was written or deleted;
     how many. RuntimeError when one is lost, wrong, or back again.
@@ -36,20 +37,22 @@ def verify(
     deleted = _keys_of(script, acknowledged, (Kind.DELETE,))
     if shares > 1 and deleted:
         loaded = 0  # the others may have deleted any of them
-    numbers = generator.sample(range(loaded), min(SAMPLE, loaded))
+    numbers = generator.sample(range(loaded), min(sample, loaded))
     there = [key for key in map(subject.key, numbers) if key not in deleted]
     if outcome is not None and clients == shares == 1:
-        for key in _sample(outcome.written_keys(), generator):
+        for key in _draw(outcome.written_keys(), sample, generator):
             if not outcome.agrees(key, get(key)):
                 raise RuntimeError(f"{key!r} does not hold what was written last")
-    there += _sample(sorted(_keys_of(script, acknowledged, (Kind.INSERT, Kind.PUT))), generator)
+    there += _draw(
+        sorted(_keys_of(script, acknowledged, (Kind.INSERT, Kind.PUT))), sample, generator
+    )
     for key in there:
         value = get(key)
         if value is None:
             raise RuntimeError(f"{key!r} is lost")
         if not subject.contents.holds(key, value):
             raise RuntimeError(f"{key!r} has a value that is not its own")
-    gone = _sample(sorted(deleted), generator)
+    gone = _draw(sorted(deleted), sample, generator)
     for key in gone:
         if get(key) is not None:
             raise RuntimeError(f"{key!r} was deleted and is there again")
@@ -64,5 +67,5 @@ def _keys_of(
     return {script.keys[slot] for slot in acknowledged if script.kinds[slot] in wanted}
 
 
-def _sample(keys: Sequence[bytes], generator: random.Random) -> Sequence[bytes]:
-    return keys if len(keys) <= SAMPLE else generator.sample(keys, SAMPLE)
+def _draw(keys: Sequence[bytes], sample: int, generator: random.Random) -> Sequence[bytes]:
+    return keys if len(keys) <= sample else generator.sample(keys, sample)
