@@ -7,7 +7,20 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-COMMANDS = ("wal", "tree", "concurrency", "stall")
+COMMANDS = (
+    "wal",
+    "tree",
+    "concurrency",
+    "stall",
+    "ycsb",
+    "dbbench",
+    "growth",
+    "recovery",
+    "compare",
+    "report",
+)
+# Those whose module has another name.
+MODULES = {"report": "publish"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in COMMANDS:
-        module = importlib.import_module(f"bench.{name}")
+        module = importlib.import_module(f"bench.{MODULES.get(name, name)}")
         command = commands.add_parser(name, help=module.SUMMARY, description=module.__doc__)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -11,9 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bench.amounts import format_rate, format_us
+from bench.charts.lines import Line, label_ends
 from bench.colours import FAINT, STYLES, TEXT
 from bench.engines import OURS
-from bench.labels import nudge
 
 __all__ = ["draw"]
 
@@ -21,9 +22,6 @@ Point = tuple[int, float]
 
 _INCHES = (8.0, 5.0)
 _PNG_DOTS_PER_INCH = 150
-_LABEL_POINTS = 8.0
-_LABEL_GAP_POINTS = 11.0
-_LABEL_OFFSET_POINTS = 18
 _ROOM = 1.25
 _FONT = "DejaVu Sans"  # which matplotlib brings along
 
@@ -73,14 +71,14 @@ def _charts(value_bytes: int) -> list[_Chart]:
             "Durable puts per second: higher is better",
             records,
             lambda cell: float(cell["median"]),
-            _format_rate,
+            format_rate,
         ),
         _Chart(
             f"concurrency-latency-{value_bytes}B",
             "Latency of durable puts, p99.9: lower is better",
             records,
             lambda cell: float(cell["latency_us"]["p99.9"]),
-            _format_us,
+            format_us,
         ),
     ]
 
@@ -104,7 +102,17 @@ def _draw_chart(chart: _Chart, lines: Sequence[_Line], footer: str, directory: s
     _set_up_axes(axes, lines, chart.text)
     for line in lines:
         _draw_line(axes, line)
-    _label_ends(axes, lines, chart.text)
+    ends = [
+        Line(line.side, line.engine, line.points, line.engine == OURS and line.backend != "pwrite")
+        for line in lines
+    ]
+    most_clients = max(line.points[-1][0] for line in lines)
+
+    def text(value: float, clients: float) -> str:
+        where = "" if clients == most_clients else f" at {clients:,}"
+        return f"{chart.text(value)}{where}"
+
+    label_ends(axes, ends, text)
     figure.text(0.015, 0.945, chart.title, size=13, weight="bold", color=TEXT)
     figure.text(0.015, 0.9, chart.subtitle, size=9, color=TEXT)
     figure.text(0.015, 0.02, footer, size=6.5, color=FAINT, linespacing=1.4)
@@ -160,44 +168,6 @@ def _draw_line(axes: Any, line: _Line) -> None:
     )
 
 
-def _label_ends(axes: Any, lines: Sequence[_Line], text: Callable[[float], str]) -> None:
-    """A label right of the last point of each line, with a thin line to it."""
-    points_per_pixel = 72 / axes.figure.dpi
-    ends = [axes.transData.transform(line.points[-1]) * points_per_pixel for line in lines]
-    box = axes.get_window_extent()
-    heights = nudge(
-        [end[1] for end in ends],
-        _LABEL_GAP_POINTS,
-        box.y0 * points_per_pixel - _LABEL_GAP_POINTS,
-        box.y1 * points_per_pixel + _LABEL_GAP_POINTS,
-    )
-    right = box.x1 * points_per_pixel
-    most_clients = max(line.points[-1][0] for line in lines)
-    for line, end, height in zip(lines, ends, heights, strict=True):
-        ours = line.engine == OURS
-        clients, value = line.points[-1]
-        where = "" if clients == most_clients else f" at {clients:,}"
-        axes.annotate(
-            f"{line.side}  {text(value)}{where}",
-            xy=line.points[-1],
-            xytext=(right - end[0] + _LABEL_OFFSET_POINTS, height - end[1]),
-            textcoords="offset points",
-            size=_LABEL_POINTS,
-            weight="bold" if ours and line.backend != "pwrite" else "normal",
-            color=STYLES[line.engine].colour,
-            verticalalignment="center",
-            arrowprops={
-                "arrowstyle": "-",
-                "color": STYLES[line.engine].colour,
-                "linewidth": 0.6,
-                "alpha": 0.6,
-                "shrinkA": 1,
-                "shrinkB": 4,
-            },
-            annotation_clip=False,
-        )
-
-
 def _footer(report: Mapping[str, Any]) -> str:
     environment, plan = report["environment"], report["plan"]
     engines = dict.fromkeys(cell["engine"] for cell in report["cells"])
@@ -210,22 +180,3 @@ def _footer(report: Mapping[str, Any]) -> str:
         f"{environment['loop']}; {plan['repetitions']} x {plan['seconds']:g} s, "
         f"{environment['date'][:10]}; python -m bench concurrency"
     )
-
-
-def _format_rate(rate: float) -> str:
-    """Of puts per second: 940, 3.5k, 110k."""
-    return f"{rate:.0f}" if rate < 1000 else f"{_two_digits(rate / 1000)}k"
-
-
-def _format_us(microseconds: float) -> str:
-    """With the unit that leaves at most three digits."""
-    for unit in ("us", "ms"):
-        if microseconds < 1000:
-            return f"{_two_digits(microseconds)} {unit}"
-        microseconds /= 1000
-    return f"{_two_digits(microseconds)} s"
-
-
-def _two_digits(value: float) -> str:
-    """At least two, where they say something: 2, 3.5, 110."""
-    return f"{value:,.0f}" if value >= 9.95 else f"{value:.1f}".removesuffix(".0")

@@ -1,7 +1,8 @@
 """The engines that are read from, each behind the same few methods.
 
 All of them hold the same data in the same order, uncompressed, compacted where there is such a
-thing, with caches larger than the data and Bloom filters of 10 bits where there are such.
+thing, with caches larger than the data and Bloom filters of 10 bits where there are such. What is
+put into them later is not synced.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ class Engine(Protocol):
 
     def load(self, pairs: Iterable[Entry]) -> None:
         """Writes pairs that come sorted, by the engine's fast path, and compacts."""
+
+    def put_each(self, pairs: Iterable[Entry]) -> None:
+        """Puts each by itself, in an order of the caller's; no sync."""
 
     def get(self, key: bytes) -> bytes | None: ...
 
@@ -83,6 +87,11 @@ class KVStoreEngine:
         self._db.flush()
         self._db.compact()
 
+    def put_each(self, pairs: Iterable[Entry]) -> None:
+        put = self._db.put
+        for key, value in pairs:
+            put(key, value)
+
     def get_each(self, keys: Sequence[bytes]) -> int:
         get, found = self._db.get, 0
         for key in keys:
@@ -111,11 +120,17 @@ class LmdbEngine:
     def __init__(self, directory: str, data_bytes: int) -> None:
         import lmdb
 
-        self._env = lmdb.open(directory, map_size=4 * data_bytes + (64 << 20))
+        self._env = lmdb.open(directory, map_size=4 * data_bytes + (64 << 20), sync=False)
 
     def load(self, pairs: Iterable[Entry]) -> None:
         with self._env.begin(write=True) as transaction, transaction.cursor() as cursor:
             cursor.putmulti(pairs, append=True)
+
+    def put_each(self, pairs: Iterable[Entry]) -> None:
+        env = self._env
+        for key, value in pairs:
+            with env.begin(write=True) as transaction:
+                transaction.put(key, value)
 
     def get(self, key: bytes) -> bytes | None:
         with self._env.begin() as transaction:
@@ -182,6 +197,11 @@ class RocksdictEngine:
         self._db.flush()
         self._db.compact_range(None, None)
 
+    def put_each(self, pairs: Iterable[Entry]) -> None:
+        put = self._db.put
+        for key, value in pairs:
+            put(key, value)
+
     def get_each(self, keys: Sequence[bytes]) -> int:
         get, found = self._db.get, 0
         for key in keys:
@@ -224,6 +244,11 @@ class PlyvelEngine:
                 for key, value in chunk:
                     batch.put(key, value)
         self._db.compact_range()
+
+    def put_each(self, pairs: Iterable[Entry]) -> None:
+        put = self._db.put
+        for key, value in pairs:
+            put(key, value)
 
     def get_each(self, keys: Sequence[bytes]) -> int:
         get, found = self._db.get, 0

@@ -1,0 +1,1 @@
+"""The charts: each module draws one kind, as SVG and PNG, from results as they are in files."""
