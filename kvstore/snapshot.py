@@ -17,7 +17,6 @@ from kvstore.batch import check_key
 from kvstore.errors import ClosedError
 from kvstore.memtable import ABSENT, MemTable
 from kvstore.native import BytesLike
-from kvstore.sstable import Cursor
 from kvstore.tree import Tree, TreeState
 
 if TYPE_CHECKING:
@@ -115,16 +114,16 @@ class Chunks:
         size: int,
     ) -> None:
         self._size, self._reverse = size, reverse
-        self._sources: list[_Source] = []  # newest first
+        self._memory = [(memtable, memtable.last_lsn) for memtable in state.sealed]  # newest first
         if lsn is not None:
-            self._sources.append(_MemorySource(state.memtable, lsn, start, stop, reverse=reverse))
-        for memtable in state.sealed:
-            last_lsn = memtable.last_lsn
-            self._sources.append(_MemorySource(memtable, last_lsn, start, stop, reverse=reverse))
+            self._memory.insert(0, (state.memtable, lsn))
+        self._start, self._stop = start, stop
+        self._after: bytes | None = None
+        """The last key that was handed out, or passed over; of the memtables."""
         self._tables = state.view.cursor(start, stop, reverse) if state.view.tables else None
-        self._tables_alone = not self._sources
-        if self._tables is not None:
-            self._sources.append(_TableSource(self._tables))
+        self._tables_alone = not self._memory
+        self._from_tables: Entries = []
+        """Read, and not yet handed out."""
 
     def only_resident(self, only: bool) -> None:
         """From now on BlockingIOError is raised instead of waiting for the disk, or no longer."""
@@ -145,96 +144,58 @@ class Chunks:
         return self._tables.read(self._size) if self._tables is not None else []
 
     def _read_merged(self) -> list[Entry]:
-        while self._sources:
-            merged = _take_merged(self._sources, self._size, reverse=self._reverse)
-            self._sources = [source for source in self._sources if source.entries or source.more]
+        while self._memory or self._tables is not None:
+            merged = self._take_merged()
             if live := [entry for entry in merged if entry[1] is not None]:
                 return live  # type: ignore[return-value]
         return []
 
+    def _take_merged(self) -> Entries:
+        """The next entries in order, the newest of each key: those up to the last that was read
+        from the tables, or up to where a memtable has more keys than are wanted at once.
 
-class _Source:
-    """Entries of one memtable, or of all tables, read ahead in lists."""
-
-    def __init__(self) -> None:
-        self.entries: Entries = []
-        """Read, and not yet taken."""
-        self.more = True
-
-    def read(self, count: int) -> Entries:
-        raise NotImplementedError
-
-    def fill(self, count: int) -> None:
-        if not self.entries and self.more:
-            self.entries = self.read(count)
-
-    def take_until(self, key: bytes, *, reverse: bool) -> Entries:
-        """What of it comes no later than ``key``."""
-        entries = self.entries
-        if reverse:
-            index = bisect_left(entries, True, key=lambda entry: entry[0] < key)
-        else:
-            index = bisect_right(entries, key, key=lambda entry: entry[0])
-        self.entries = entries[index:]
-        return entries[:index]
-
-
-class _MemorySource(_Source):
-    def __init__(
-        self,
-        memtable: MemTable,
-        lsn: int,
-        start: bytes | None,
-        stop: bytes | None,
-        *,
-        reverse: bool,
-    ) -> None:
-        super().__init__()
-        self._memtable, self._lsn = memtable, lsn
-        self._start, self._stop, self._reverse = start, stop, reverse
-        self._after: bytes | None = None
-
-    def read(self, count: int) -> Entries:
-        while True:
-            entries, self._after = self._memtable.read_range(
-                self._lsn,
+        Memtables are asked for that range only: they often have few of its keys.
+        """
+        if not self._from_tables and self._tables is not None:
+            self._from_tables = [*self._tables.read(self._size)]
+            if not self._from_tables:
+                self._tables = None
+        bound = self._from_tables[-1][0] if self._from_tables else None
+        parts: list[Entries] = []
+        for memtable, lsn in self._memory:
+            part, last = memtable.read_range(
+                lsn,
                 self._start,
                 self._stop,
                 after=self._after,
+                until=bound,
                 reverse=self._reverse,
-                keys_max=count,
+                keys_max=self._size,
             )
-            self.more = self._after is not None
-            if entries or not self.more:
-                return entries
-
-
-class _TableSource(_Source):
-    def __init__(self, cursor: Cursor) -> None:
-        super().__init__()
-        self._cursor = cursor
-
-    def read(self, count: int) -> Entries:
-        entries = self._cursor.read(count)
-        self.more = bool(entries)
-        return entries  # type: ignore[return-value]
-
-
-def _take_merged(sources: list[_Source], count: int, *, reverse: bool) -> Entries:
-    """The next entries of all sources in order, the newest of each key: as many as are certain,
-    which is up to where the first of them, when read further, could have something between."""
-    for source in sources:
-        source.fill(count)
-    ends = [source.entries[-1][0] for source in sources if source.entries and source.more]
-    bound = (max(ends) if reverse else min(ends)) if ends else None
-    parts: list[Entries] = []
-    for source in sources:
-        if bound is None:
-            part, source.entries = source.entries, []
-        else:
-            part = source.take_until(bound, reverse=reverse)
-        if part:
+            bound = bound if last is None else last
             parts.append(part)
+        parts.append(self._from_tables)
+        if bound is None:
+            self._memory, self._from_tables = [], []
+        else:
+            index = _count_until(self._from_tables, bound, reverse=self._reverse)
+            parts = [part[: _count_until(part, bound, reverse=self._reverse)] for part in parts]
+            self._after, self._from_tables = bound, self._from_tables[index:]
+        return _newest_of(parts, reverse=self._reverse)
+
+
+def _count_until(entries: Entries, key: bytes, *, reverse: bool) -> int:
+    """How many of them come no later than ``key``."""
+    if not entries or entries[-1][0] == key:
+        return len(entries)
+    if reverse:
+        return bisect_left(entries, True, key=lambda entry: entry[0] < key)
+    return bisect_right(entries, key, key=lambda entry: entry[0])
+
+
+def _newest_of(parts: list[Entries], *, reverse: bool) -> Entries:
+    """All entries of lists in order, those of the first ones before others of the same key."""
+    parts = [part for part in parts if part]
     if len(parts) == 1:
         return parts[0]
     newest: dict[bytes, bytes | None] = {}

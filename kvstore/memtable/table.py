@@ -283,24 +283,31 @@ class MemTable:
         stop: bytes | None,
         *,
         after: bytes | None = None,
+        until: bytes | None = None,
         reverse: bool = False,
         keys_max: int,
     ) -> tuple[list[tuple[bytes, bytes | None]], bytes | None]:
         """Entries of ``snapshot`` with start <= key < stop, deleted ones too, and where to go on.
 
         Looks at most at ``keys_max`` keys, so that the lock is held briefly. The second result is
-        the last key looked at, to be given as ``after``; None at the end of the range. O(log n +
-        keys), and the first call after writes sorts what is new.
+        the last key looked at, to be given as ``after``; None at the end of the range, which is
+        ``until`` at the latest, a key of the range that is still looked at. O(log n + keys), and
+        the first call after writes sorts what is new.
         """
         with self._lock:
             if self._unsorted or self._dropped or self._changing:
                 self._sort()
-            lower, upper, inclusive = start, stop, (True, False)
-            if after is not None and reverse:
-                upper = after
-            elif after is not None:
-                lower, inclusive = after, (False, False)
-            keys: Iterable[bytes] = self._sorted.irange(lower, upper, inclusive, reverse)
+            lower, upper = start, stop
+            lower_too, upper_too = True, False
+            if reverse:
+                upper = upper if after is None else after
+                lower = lower if until is None else until
+            else:
+                lower, lower_too = (lower, True) if after is None else (after, False)
+                upper, upper_too = (upper, False) if until is None else (until, True)
+            keys: Iterable[bytes] = self._sorted.irange(
+                lower, upper, (lower_too, upper_too), reverse
+            )
             return self._read_keys(snapshot, keys, keys_max)
 
     def _read_keys(
