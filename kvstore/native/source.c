@@ -2,6 +2,7 @@
 #include "source.h"
 
 enum { FETCH_MAX = 4608 };
+enum { WALKED_MIN = 2, AHEAD_MIN = 128 << 10, AHEAD_MAX = 512 << 10 };
 
 static bool below_upper(const kv_merge *m, const uint8_t *key, size_t length) {
     return !m->upper || compare_keys(key, length, m->upper, m->upper_length) < 0;
@@ -50,6 +51,38 @@ static void fetch_block(const kv_table *table, uint32_t index) {
     }
 }
 
+/* Reads ahead for a walk, each time twice as much, beginning with its third block: most scans end
+ * before. An event loop's does without: what it meets that is not in memory it leaves to a thread.
+ */
+static void read_ahead(const kv_merge *m, source *s, const kv_table *table) {
+    if (m->only_resident || s->walked < WALKED_MIN) {
+        s->walked += !m->only_resident;
+        return;
+    }
+    uint64_t start = table_block_offset(table, s->index);
+    uint64_t end = table_block_offset(table, s->index + 1);
+    uint64_t margin = s->ahead_bytes < AHEAD_MAX ? s->ahead_bytes / 4 : AHEAD_MAX;
+    if (s->ahead_bytes && (m->reverse ? s->ahead + margin <= start : end + margin <= s->ahead)) {
+        return;
+    }
+    if (!s->ahead_bytes || (m->reverse ? s->ahead > end : s->ahead < start)) {
+        s->ahead = m->reverse ? end : start;
+    }
+    s->ahead_bytes = s->ahead_bytes ? s->ahead_bytes : AHEAD_MIN;
+    uint64_t first = table_block_offset(table, 0);
+    uint64_t last = table_block_offset(table, table->index.count);
+    uint64_t room = m->reverse ? s->ahead - first : last - s->ahead;
+    uint64_t length = s->ahead_bytes < room ? s->ahead_bytes : room;
+    if (m->reverse) {
+        s->ahead -= length;
+        table_read_ahead(table, s->ahead, length);
+    } else {
+        table_read_ahead(table, s->ahead, length);
+        s->ahead += length;
+    }
+    s->ahead_bytes = s->ahead_bytes < AHEAD_MAX ? 2 * s->ahead_bytes : AHEAD_MAX;
+}
+
 /* Sets which block of its table is the first in the range. 0, KV_NOT_RESIDENT or KV_DAMAGED. */
 static int enter_table(const kv_merge *m, source *s) {
     kv_table *table = m->view->tables[s->slot];
@@ -69,6 +102,7 @@ static int enter_table(const kv_merge *m, source *s) {
         s->index = found < last ? found : last;
     }
     s->entered = true;
+    s->ahead_bytes = 0;
     fetch_block(table, s->index);
     return 0;
 }
@@ -119,6 +153,7 @@ static int open_block(const kv_merge *m, source *s) {
     if (m->only_resident && !table_block_resident(table, s->index)) {
         return KV_NOT_RESIDENT;
     }
+    read_ahead(m, s, table);
     int state = view_need_block(m->view, table, s->index);
     if (state == BLOCK_PLAIN) {
         s->plain = table_block(table, s->index);

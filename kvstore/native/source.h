@@ -27,6 +27,9 @@ typedef struct {
     bool last;     /* nothing behind this block lies in the range */
     bool entered;  /* index says which block of the table is next, or this one */
     uint32_t slot, index;
+    uint32_t walked;      /* blocks so far, up to WALKED_MIN */
+    uint64_t ahead;       /* up to there, or in reverse from there on, it was read ahead */
+    uint64_t ahead_bytes; /* at a time; 0: nothing in this table yet */
     block plain;
     uint64_t lead;        /* what the block's prefix gives to the head of every key... */
     uint32_t lead_bytes;  /* ...and how many bytes that is */

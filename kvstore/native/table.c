@@ -346,6 +346,7 @@ kv_table *kv_table_new(const char *map, const kv_table_layout *layout, const cha
         kv_table_free(table);
         return NULL;
     }
+    table_map_random(table);
     return table;
 }
 

@@ -210,6 +210,7 @@ struct kv_table {
     uint8_t *smallest, *largest;
     size_t smallest_length, largest_length;
     atomic_bool index_ready, filter_ready;
+    atomic_uint_fast64_t index_seen_ns; /* when all of the index was last found in memory */
     separators index;
     const uint8_t *block_offsets; /* u64[index.count + 1] */
     atomic_uchar *checked;        /* of each block: BLOCK_... */
@@ -270,11 +271,17 @@ static inline bool table_filter_has(const kv_table *table, uint32_t hash) {
     return all;
 }
 
-/* ---- resident.c: whether reading it waits for no disk ---- */
+/* ---- resident.c: whether reading it waits for no disk, and reading ahead ---- */
+
+/* Called once, when the table is made. */
+void table_map_random(const kv_table *table);
+/* Has the kernel begin to read what of these bytes of the mapping is not in memory. Waits for
+ * nothing but room in the device's queue. */
+void table_read_ahead(const kv_table *table, uint64_t offset, uint64_t length);
 
 /* The filter's line for the hash. */
 bool table_filter_resident(const kv_table *table, uint32_t hash);
-bool table_index_resident(const kv_table *table);
+bool table_index_resident(kv_table *table);
 /* Of a table whose index is ready. */
 bool table_block_resident(const kv_table *table, uint32_t index);
 
@@ -293,10 +300,17 @@ struct kv_view {
     kv_view_stats *stats;
 };
 
+enum { BLOCK_PAGES = 16384 }; /* a block that is longer is read as a whole, not page by page */
+
 /* BLOCK_PLAIN, BLOCK_COMPRESSED or KV_DAMAGED: reads and checks the block when nobody has yet. */
 static inline int view_need_block(const kv_view *view, kv_table *table, uint32_t index) {
     int state = atomic_load_explicit(&table->checked[index], memory_order_acquire);
     if (state != BLOCK_UNCHECKED) {
+        uint64_t offset = table_block_offset(table, index);
+        uint64_t length = table_block_offset(table, index + 1) - offset;
+        if (length > BLOCK_PAGES && state == BLOCK_PLAIN) {
+            table_read_ahead(table, offset, length);
+        }
         return state;
     }
     if (view->stats) {

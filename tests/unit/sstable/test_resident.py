@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import random
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,46 @@ def test_of_what_is_in_memory_both_ways_say_the_same(
     for reverse in (False, True):
         want = read_all(view.cursor(None, KEYS[15], reverse))
         assert read_patiently(view.cursor(None, KEYS[15], reverse), 3)[0] == want
+
+
+# ---- what is read besides ----
+
+
+def forget(view: View, directory: Path) -> None:
+    """Nothing of the tables is in memory, but all their blocks have been checked before."""
+    read_all(view.cursor())
+    for table in view.tables:
+        assert not isinstance(table.map, bytes)
+        table.map.madvise(mmap.MADV_DONTNEED)
+    for path in directory.glob("*.sst"):
+        drop_pages(path)
+
+
+def test_a_look_up_reads_its_own_pages_only(tmp_path: Path) -> None:
+    view = make_view(tmp_path, [[{key: noise(2000, i) for i, key in enumerate(KEYS)}]])
+    forget(view, tmp_path)
+    assert view.get(KEYS[200]) == noise(2000, 200)
+    (path,) = tmp_path.glob("*.sst")
+    pages = resident_pages(path)
+    assert len(pages) > 150
+    assert sum(pages) < 20
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_walk_reads_ahead(tmp_path: Path, reverse: bool) -> None:
+    entries = {b"%05d" % i: noise(1000, i) for i in range(4000)}
+    view = make_view(tmp_path, [[entries]])
+    forget(view, tmp_path)
+    (path,) = tmp_path.glob("*.sst")
+    pages = len(resident_pages(path))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    assert read_all(view.cursor(reverse=reverse)) == sorted(entries.items(), reverse=reverse)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before < pages // 10
+
+
+def test_a_long_value_is_read_at_once(tmp_path: Path) -> None:
+    view = make_view(tmp_path, [[{b"long": noise(900_000, 1), b"z": b""}]])
+    forget(view, tmp_path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    assert view.get(b"long") == noise(900_000, 1)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before < 20
