@@ -69,6 +69,11 @@ class Pin:
         value = self._get_memory(state, key)
         return state.view.get_resident(key) if value is ABSENT else value
 
+    def fetch(self, key: bytes) -> bytes | None:
+        """``get`` of a key that was NOT_RESIDENT: the next ``get_resident`` finds it in memory."""
+        self._pinned().view.fetch(key)
+        return self.get(key)
+
     def _get_memory(self, state: TreeState, key: bytes) -> Any:
         value = ABSENT if self._lsn is None else state.memtable.get_at(key, self._lsn)
         for memtable in state.sealed:
@@ -148,6 +153,7 @@ class Chunks:
             merged = self._take_merged()
             if live := [entry for entry in merged if entry[1] is not None]:
                 return live  # type: ignore[return-value]
+            self._size = min(self._size * _CHUNK_GROWTH, _CHUNK_MAX)  # many are deleted here
         return []
 
     def _take_merged(self) -> Entries:
@@ -176,12 +182,13 @@ class Chunks:
             parts.append(part)
         parts.append(self._from_tables)
         if bound is None:
+            merged = _newest_of(parts, reverse=self._reverse)
             self._memory, self._from_tables = [], []
-        else:
-            index = _count_until(self._from_tables, bound, reverse=self._reverse)
-            parts = [part[: _count_until(part, bound, reverse=self._reverse)] for part in parts]
-            self._after, self._from_tables = bound, self._from_tables[index:]
-        return _newest_of(parts, reverse=self._reverse)
+            return merged
+        parts = [part[: _count_until(part, bound, reverse=self._reverse)] for part in parts]
+        merged = _newest_of(parts, reverse=self._reverse)
+        self._after, self._from_tables = bound, self._from_tables[len(parts[-1]) :]
+        return merged
 
 
 def _count_until(entries: Entries, key: bytes, *, reverse: bool) -> int:

@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from kvstore import paths
 from kvstore.errors import CorruptionError, StorageIOError
@@ -51,6 +51,11 @@ class TreeState:
         newer = tuple(memtable.entries for memtable in (self.memtable, *self.sealed))
         object.__setattr__(self, "get", self.view.make_get(newer, ABSENT))
         object.__setattr__(self, "get_resident", self.view.make_get_resident(newer, ABSENT))
+
+    def fetch(self, key: bytes) -> Any:
+        """``get`` of a key that was NOT_RESIDENT: the next ``get_resident`` finds it in memory."""
+        self.view.fetch(key)
+        return self.get(key)
 
 
 def open_table(fs: FileSystem, directory: str, meta: TableMeta) -> Table:

@@ -55,14 +55,15 @@ async def scan(
     access.check_open()
     held = _Held(access, source)
     pin = held.pin
-    for memtable in pin.memtables():
-        if memtable.unsorted_count > _SORTED_AT_ONCE:
-            await in_thread(threads, sort, memtable)
-    _check(access, pin)
     first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
     chunks = pin.chunks(start, stop, reverse=reverse, first_chunk=first)
+    memtables = pin.memtables()
     left = limit
     while left is None or left > 0:
+        for memtable in memtables:
+            if memtable.unsorted_count > _SORTED_AT_ONCE:
+                await in_thread(threads, sort, memtable)
+        _check(access, pin)
         entries = await _next_chunk(threads, chunks)
         if entries is None:
             break
@@ -149,7 +150,7 @@ class AsyncSnapshot:
         key = check_key(key)
         value = self._pin.get_resident(key)
         if value is NOT_RESIDENT:
-            value = await self._lookups.get(self._pin.get, key)
+            value = await self._lookups.get(self._pin.fetch, key)
             _check(self._access, self._pin)
         return default if value is None else value
 

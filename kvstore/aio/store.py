@@ -257,7 +257,7 @@ class AsyncKVStore:
             key = check_key(key)
         value = self._tree.state.get_resident(key)  # once it is closed, what raises the refusal
         if value is NOT_RESIDENT:
-            value = await self._lookups.get(self._tree.state.get, key)
+            value = await self._lookups.get(self._tree.state.fetch, key)
         if value is not None:
             return value
         if not 0 < len(key) <= KEY_BYTES_MAX:

@@ -9,7 +9,8 @@
  * ruinous for look-ups in more data than memory, each of which evicts what others need. So it is
  * told that accesses are random (15,000 instead of 700 gets a second of a store of 2.4 times the
  * memory), and who walks, or wants a large block, asks for what comes (without that, walks take 15
- * times as long).
+ * times as long). The price: of such a mapping the kernel (from Linux 6.3 on) does not heed which
+ * pages are used often, until one that it has dropped is wanted again.
  */
 #include "table.h"
 
@@ -19,7 +20,8 @@
 
 enum {
     COPIED_MAX = 1 << 20, /* what is longer is not looked at: to copy it holds a loop up, too */
-    PAGES_AT_ONCE = 256
+    PAGES_AT_ONCE = 256,
+    AT_ONCE = 128 << 10
 };
 
 #define MOMENT_NS UINT64_C(10000000)
@@ -64,13 +66,15 @@ void table_map_random(const kv_table *table) {
 }
 
 void table_read_ahead(const kv_table *table, uint64_t offset, uint64_t length) {
-    if (table->layout.fd < 0 || !length || resident(table, offset, length)) {
+    if (table->layout.fd < 0 || !length) {
         return;
     }
-    uintptr_t page_bytes = (uintptr_t)sysconf(_SC_PAGESIZE);
     uintptr_t at = (uintptr_t)(table->map + offset);
-    uintptr_t over = at % page_bytes;
-    posix_madvise((void *)(at - over), length + over, POSIX_MADV_WILLNEED);
+    uintptr_t end = at + (uintptr_t)length;
+    at -= at % (uintptr_t)sysconf(_SC_PAGESIZE);
+    for (; at < end; at += AT_ONCE) { /* of more the kernel reads as much as read_ahead_kb says */
+        posix_madvise((void *)at, end - at < AT_ONCE ? end - at : AT_ONCE, POSIX_MADV_WILLNEED);
+    }
 }
 
 bool table_filter_resident(const kv_table *table, uint32_t hash) {
@@ -103,6 +107,6 @@ bool table_index_resident(kv_table *table) {
 
 bool table_block_resident(const kv_table *table, uint32_t index) {
     uint64_t offset = table_block_offset(table, index);
-    uint64_t length = table_block_offset(table, index + 1) - offset;
+    uint64_t length = table_block_offset(table, index + 1) - TRAILER - offset;
     return (length <= COPIED_MAX || table->layout.fd < 0) && resident(table, offset, length);
 }

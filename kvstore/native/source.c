@@ -84,14 +84,19 @@ static void read_ahead(const kv_merge *m, source *s, const kv_table *table) {
 }
 
 /* Sets which block of its table is the first in the range. 0, KV_NOT_RESIDENT or KV_DAMAGED. */
-static int enter_table(const kv_merge *m, source *s) {
+static int enter_table(kv_merge *m, source *s) {
     kv_table *table = m->view->tables[s->slot];
     s->index = 0;
     if (m->only_resident && !table_index_resident(table)) {
+        m->refused = true;
         return KV_NOT_RESIDENT;
     }
     if (table_need_index(table)) {
         return KV_DAMAGED;
+    }
+    if (m->refused) { /* whoever is refused comes back with time; and the index is needed whole */
+        m->refused = false;
+        table_read_ahead(table, table->layout.index_offset, table->layout.index_length);
     }
     const uint8_t *bound = m->reverse ? m->upper : m->lower;
     uint32_t last = table->index.count - 1;
@@ -178,7 +183,7 @@ static int open_block(const kv_merge *m, source *s) {
     return 0;
 }
 
-int source_load(const kv_merge *m, source *s) {
+int source_load(kv_merge *m, source *s) {
     while (!s->done) {
         int status = s->entered ? 0 : enter_table(m, s);
         if (!status) {

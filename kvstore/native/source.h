@@ -46,6 +46,7 @@ struct kv_merge {
     bool moved;   /* the winner has left its block */
     bool damaged; /* for good */
     bool only_resident;
+    bool refused; /* only_resident has met an index that was not in memory */
     source *sources;
     player *losers; /* of nodes 1..count - 1; the leaf of source i is node count + i */
     player winner;
@@ -62,7 +63,7 @@ struct kv_merge {
 bool source_place(const kv_merge *m, source *s);
 /* Goes on until the source stands at an entry of the range, or is done. 0, KV_NEED_BLOCK,
  * KV_NOT_RESIDENT or KV_DAMAGED, and then it may be called again. */
-int source_load(const kv_merge *m, source *s);
+int source_load(kv_merge *m, source *s);
 /* The source is through with its block; source_load makes it stand again. */
 void source_leave_block(const kv_merge *m, source *s);
 

@@ -128,6 +128,10 @@ int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t 
 int64_t kv_view_get_resident(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                              char *out);
 
+/* Has all that a look-up of the key needs read from the disk, so that kv_view_get_resident finds
+ * it. */
+void kv_view_fetch(kv_view *view, const char *key, size_t key_length, uint64_t hash);
+
 /* 0 when no table of the view holds an entry of that key, else 1. No data block is read. */
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash);
 

@@ -300,7 +300,7 @@ struct kv_view {
     kv_view_stats *stats;
 };
 
-enum { BLOCK_PAGES = 16384 }; /* a block that is longer is read as a whole, not page by page */
+enum { BLOCK_PAGES = 8192 }; /* a block that is longer is read as a whole, not page by page */
 
 /* BLOCK_PLAIN, BLOCK_COMPRESSED or KV_DAMAGED: reads and checks the block when nobody has yet. */
 static inline int view_need_block(const kv_view *view, kv_table *table, uint32_t index) {

@@ -42,9 +42,14 @@ static int64_t run_table(const kv_view *view, const view_run *run, const uint8_t
     return order < 0 ? -1 : (int64_t)slot;
 }
 
+/* How a look-up reads: RESIDENT not at all from the disk. WHOLE: index and block as a whole, so
+ * that the next one that is RESIDENT finds them; from a mapping only the pages come that are
+ * touched. */
+typedef enum { ANYHOW, RESIDENT, WHOLE } manner;
+
 /* KV_FOUND: the filter may hold the hash; else KV_ABSENT, KV_NOT_RESIDENT or KV_DAMAGED. */
-static int ask_filter(kv_table *table, uint32_t hash, bool only_resident, tally *t) {
-    if (only_resident && !table_filter_resident(table, hash)) {
+static int ask_filter(kv_table *table, uint32_t hash, manner how, tally *t) {
+    if (how == RESIDENT && !table_filter_resident(table, hash)) {
         return KV_NOT_RESIDENT;
     }
     if (!table->layout.filter_length) {
@@ -62,13 +67,16 @@ static int ask_filter(kv_table *table, uint32_t hash, bool only_resident, tally 
 
 /* The only block that may hold the key, its first lines on their way; KV_FOUND, KV_ABSENT,
  * KV_NOT_RESIDENT or KV_DAMAGED. */
-static int find_block(kv_table *table, const uint8_t *key, size_t key_length, bool only_resident,
+static int find_block(kv_table *table, const uint8_t *key, size_t key_length, manner how,
                       uint32_t *index) {
-    if (only_resident && !table_index_resident(table)) {
+    if (how == RESIDENT && !table_index_resident(table)) {
         return KV_NOT_RESIDENT;
     }
     if (table_need_index(table)) {
         return KV_DAMAGED;
+    }
+    if (how == WHOLE) {
+        table_read_ahead(table, table->layout.index_offset, table->layout.index_length);
     }
     *index = separators_find(&table->index, key, key_length);
     if (*index == table->index.count) {
@@ -85,30 +93,33 @@ static int find_block(kv_table *table, const uint8_t *key, size_t key_length, bo
  * In the last run, which holds nearly all keys, the index is searched while the filter's line is on
  * its way; in the others the filter spares the search. */
 static int find_in_table(const kv_view *view, kv_table *table, const char *key, size_t key_length,
-                         uint64_t hash, bool last_run, bool only_resident, kv_found *out,
-                         tally *t) {
+                         uint64_t hash, bool last_run, manner how, kv_found *out, tally *t) {
     uint32_t index = 0;
     int status = KV_FOUND;
     if (last_run) {
         table_prefetch_filter(table, (uint32_t)hash);
-        status = find_block(table, (const uint8_t *)key, key_length, only_resident, &index);
+        status = find_block(table, (const uint8_t *)key, key_length, how, &index);
     }
     if (status == KV_FOUND) {
-        status = ask_filter(table, (uint32_t)hash, only_resident, t);
+        status = ask_filter(table, (uint32_t)hash, how, t);
     }
     if (status != KV_FOUND) {
         return status;
     }
     t->probed++;
     if (!last_run) {
-        status = find_block(table, (const uint8_t *)key, key_length, only_resident, &index);
+        status = find_block(table, (const uint8_t *)key, key_length, how, &index);
         if (status != KV_FOUND) {
             return status;
         }
     }
     out->block = index;
-    if (only_resident && !table_block_resident(table, index)) {
+    if (how == RESIDENT && !table_block_resident(table, index)) {
         return KV_NOT_RESIDENT;
+    }
+    if (how == WHOLE) {
+        uint64_t start = table_block_offset(table, index);
+        table_read_ahead(table, start, table_block_offset(table, index + 1) - start);
     }
     int state = view_need_block(view, table, index);
     if (state != BLOCK_PLAIN) {
@@ -125,7 +136,7 @@ static int find_in_table(const kv_view *view, kv_table *table, const char *key, 
 }
 
 static void look_up(const kv_view *view, size_t first_run, const char *key, size_t key_length,
-                    uint64_t hash, bool only_resident, kv_found *out, tally *t) {
+                    uint64_t hash, manner how, kv_found *out, tally *t) {
     *out = (kv_found){.status = KV_ABSENT};
     for (size_t i = first_run; i < view->run_count && out->status == KV_ABSENT; i++) {
         int64_t slot = run_table(view, &view->runs[i], (const uint8_t *)key, key_length);
@@ -135,8 +146,7 @@ static void look_up(const kv_view *view, size_t first_run, const char *key, size
         out->slot = (uint32_t)slot;
         bool last_run = i + 1 == view->run_count;
         kv_table *table = view->tables[slot];
-        out->status =
-            find_in_table(view, table, key, key_length, hash, last_run, only_resident, out, t);
+        out->status = find_in_table(view, table, key, key_length, hash, last_run, how, out, t);
     }
 }
 
@@ -152,17 +162,18 @@ static size_t run_behind(const kv_view *view, int64_t slot) {
 void kv_view_find(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                   int64_t after_slot, int only_resident, kv_found *out) {
     tally t = {0, 0};
-    look_up(view, run_behind(view, after_slot), key, key_length, hash, only_resident, out, &t);
+    look_up(view, run_behind(view, after_slot), key, key_length, hash,
+            only_resident ? RESIDENT : ANYHOW, out, &t);
     if (after_slot < 0 && out->status != KV_NOT_RESIDENT) {
         tally_add(view, t);
     }
 }
 
 static inline int64_t get(kv_view *view, const char *key, size_t key_length, uint64_t hash,
-                          bool only_resident, char *out) {
+                          manner how, char *out) {
     kv_found found;
     tally t = {0, 0};
-    look_up(view, 0, key, key_length, hash, only_resident, &found, &t);
+    look_up(view, 0, key, key_length, hash, how, &found, &t);
     if (found.status == KV_NOT_RESIDENT) {
         return KV_NOT_RESIDENT; /* and who waits will count it */
     }
@@ -179,12 +190,18 @@ static inline int64_t get(kv_view *view, const char *key, size_t key_length, uin
 }
 
 int64_t kv_view_get(kv_view *view, const char *key, size_t key_length, uint64_t hash, char *out) {
-    return get(view, key, key_length, hash, false, out);
+    return get(view, key, key_length, hash, ANYHOW, out);
 }
 
 int64_t kv_view_get_resident(kv_view *view, const char *key, size_t key_length, uint64_t hash,
                              char *out) {
-    return get(view, key, key_length, hash, true, out);
+    return get(view, key, key_length, hash, RESIDENT, out);
+}
+
+void kv_view_fetch(kv_view *view, const char *key, size_t key_length, uint64_t hash) {
+    kv_found found;
+    tally t = {0, 0};
+    look_up(view, 0, key, key_length, hash, WHOLE, &found, &t);
 }
 
 int kv_view_may_contain(kv_view *view, const char *key, size_t key_length, uint64_t hash) {

@@ -103,6 +103,11 @@ class View:
 
         return _make_getter(self.c, lib.kv_view_get_resident, find_resident, newer, absent)
 
+    def fetch(self, key: bytes) -> None:
+        """Has all that a look-up of ``key`` needs read from the disk: ``get`` reads the pages only
+        that it touches, and ``get_resident`` wants whole blocks."""
+        lib.kv_view_fetch(self.c, key, len(key), xxh3_64_intdigest(key))
+
     def may_contain(self, key: bytes) -> bool:
         """False when surely no table has an entry of ``key``. Reads no data block."""
         hashed = xxh3_64_intdigest(key)

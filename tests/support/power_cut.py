@@ -45,7 +45,7 @@ _NAMINGS_MAX = 64
 Naming = dict[str, int]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Piece:
     """A change of a file that no sync has covered."""
 

@@ -118,8 +118,11 @@ class ShuffledEngine(PythonEngine):
         self.waiting.append(Operation(identity, kind, data, offset))
         self.in_flight_max = max(self.in_flight_max, len(self.waiting))
         kinds = Counter(operation.kind for operation in self.waiting)
-        # Of two syncs that run together the kernel tells just one of a lost page.
-        assert kinds[lib.KV_OP_SYNC] <= (0 if kinds[lib.KV_OP_WRITE_DSYNC] else 1)
+        # Of two syncs that run together the kernel tells just one of a lost page. (What will be
+        # refused is none.)
+        refusing = self.refuse_at is not None and self.dsyncs > self.refuse_at
+        dsyncs = 0 if refusing else kinds[lib.KV_OP_WRITE_DSYNC]
+        assert kinds[lib.KV_OP_SYNC] <= (0 if dsyncs else 1)
         self.dsyncs_in_flight_max = max(self.dsyncs_in_flight_max, kinds[lib.KV_OP_WRITE_DSYNC])
         if kind == lib.KV_OP_SYNC:
             self.covered[identity] = len(self.written)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import random
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,24 @@ def test_a_look_up_reads_its_own_pages_only(tmp_path: Path) -> None:
     pages = resident_pages(path)
     assert len(pages) > 150
     assert sum(pages) < 20
+
+
+def test_what_was_fetched_is_in_memory(tmp_path: Path) -> None:
+    view = make_view(tmp_path, [[{key: noise(300, i) for i, key in enumerate(KEYS)}]])
+    forget(view, tmp_path)
+    for i, key in enumerate(KEYS):
+        if view.get_resident(key) is NOT_RESIDENT:
+            view.fetch(key)
+            assert view.get(key) == noise(300, i)
+            wait_until_read(view, key)
+        assert view.get_resident(key) == noise(300, i)
+
+
+def wait_until_read(view: View, key: bytes) -> None:
+    """What the kernel was asked for comes by itself, but not at once."""
+    deadline = time.monotonic() + 10
+    while view.get_resident(key) is NOT_RESIDENT:
+        assert time.monotonic() < deadline
 
 
 @pytest.mark.parametrize("reverse", [False, True])
