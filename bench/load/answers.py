@@ -17,7 +17,17 @@ __all__ = ["ALL", "check", "make_cell", "set_generator_cost"]
 
 ALL = "ALL"
 _UNCHANGED_SHARE_MAX = 0.05  # a field becomes what it is one time in forty
-_SUMMED = ("operations", "acknowledged", "writes", "verified", "missed", "unexpected")
+_SUMMED = (
+    "operations",
+    "acknowledged",
+    "writes",
+    "verified",
+    "missed",
+    "unexpected",
+    "scanned",
+    "to_scan",
+)
+_SCANNED_MIN = 0.9  # of what was asked for: near the end there is less
 
 
 def make_cell(
@@ -52,7 +62,7 @@ def make_cell(
 
 def check(cell: Mapping[str, Any], *, may_miss: bool) -> None:
     """RuntimeError when syncs are too few for what was acknowledged as durable, or when a record
-    was not found that had to be there (or the other way round).
+    was not found that had to be there (or the other way round), or when scans gave too little.
 
     A client has one write under way, so a sync makes at most one write of each client durable.
     ``may_miss``: what one client reads another may still be inserting.
@@ -65,6 +75,8 @@ def check(cell: Mapping[str, Any], *, may_miss: bool) -> None:
             f"{name}: {cell['missed']:,} records were not found, {cell['unexpected']:,} found that "
             "are not there"
         )
+    if cell["scanned"] < _SCANNED_MIN * cell["to_scan"]:
+        raise RuntimeError(f"{name}: scans gave {cell['scanned']:,} entries of {cell['to_scan']:,}")
     if cell["mode"] != SYNC or cell["syncs"] is None:
         return
     # Of an engine that counts those of its log, they are what has to be enough.

@@ -152,6 +152,10 @@ class Cell:
             "compactions": _relative(spans, first, answer["seconds"]),
             "missed": sum(misses.lost for misses in self._misses),
             "unexpected": sum(misses.unexpected for misses in self._misses),
+            "scanned": sum(misses.scanned for misses in self._misses),
+            "to_scan": sum(self._script.lengths[slot] for slot in acknowledged)
+            if self._script
+            else 0,
             "verified": self._verify(acknowledged),
         }
 
@@ -244,7 +248,7 @@ class Cell:
         await store.open()
         client = store.client()
         self._misses.append(client.misses)
-        operations = by_kind(client)
+        operations = by_kind(client, tasks=True)
         own_before = await store.own_syncs()
         writer = asyncio.create_task(self._write_async(client)) if self._writer_script else None
         meter = self._start()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -103,13 +104,14 @@ class Plan:
         ]
 
     def runs(self, setting: Setting) -> Iterator[Run]:
-        """A repetition is all tasks in their order, each by all engines in turns, A B C, the next
-        one B C A: a drift hits them all.
+        """A repetition is all tasks in their order, each by all engines in turns: a drift hits them
+        all. In another order each time, so that nobody always follows the same one.
         """
         for repetition in range(setting.repetitions):
-            first = repetition % len(self.engines)
             for task in self.tasks_of(setting):
-                for engine in (*self.engines[first:], *self.engines[:first]):
+                engines = list(self.engines)
+                random.Random(f"{self.seed} {repetition} {task.name}").shuffle(engines)
+                for engine in engines:
                     most = capable(engine).repetitions_max
                     if most is not None and repetition >= most:
                         continue

@@ -42,8 +42,8 @@ _QUICK = Preset(
 _USUAL = Preset(
     records=1_000_000,
     operations=700_000,
-    seconds=1.0,
-    load_seconds=2.5,
+    seconds=2.0,
+    load_seconds=3.0,
     settings=(Setting(SYNC, 1, THREADS, 3), Setting(RELAXED, 1, THREADS, 3)),
 )
 _FULL_YCSB = dataclasses.replace(

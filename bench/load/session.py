@@ -1,6 +1,8 @@
 """Runs a plan: loads each engine's store once, then one cell after the other, each on a copy.
 
-What is measured finds its files in the page cache, unless it is to have less memory than they take.
+What is measured finds its files in the page cache, unless it is to have less memory than they take:
+they are read just before. (To have been written is not enough: where the kernel reclaims what was
+not touched for half a minute, as DAMON can do, engines whose turn was long ago lost theirs.)
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from bench.disk import device_bytes_written
 from bench.load.answers import check, make_cell
 from bench.load.child import Asked
 from bench.load.copies import copy_store
-from bench.load.limit import evict_all, limited
+from bench.load.limit import evict_all, limited, read_all
 from bench.load.plan import PROCESSES, LeftOut, Plan, Run, Setting
 from bench.load.results import Results
 from bench.load.subject import SYNC, Begin, Form, Subject, Task
@@ -155,6 +157,9 @@ class Session:
         asks = [asked]
         if setting.clients_by == PROCESSES and setting.clients > 1:
             asks = _shares(asked, setting.clients, os.path.join(self._directory, "start"))
+        os.sync()  # a script that was just made
+        if setting.memory_bytes is None:
+            read_all(place)
         before = device_bytes_written(place)
         try:
             answers = self._ask("bench.load.child", asks, f"{run.engine}, {task.name}")

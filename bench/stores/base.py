@@ -89,10 +89,12 @@ class Settings:
 
 @dataclass
 class Misses:
-    """Reads that found nothing, and reads that found what should not be there."""
+    """Reads that found nothing, and reads that found what should not be there; and how many entries
+    scans gave out."""
 
     lost: int = 0
     unexpected: int = 0
+    scanned: int = 0
 
 
 @dataclass(frozen=True)

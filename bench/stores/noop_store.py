@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from bench.stores.base import Client, Entry, Misses, Operation, Settings, Store
+from bench.stores.base import Client, Entry, Operation, Settings, Store, client_of_values
 
 __all__ = ["NoopStore"]
 
@@ -17,14 +17,20 @@ class NoopStore(Store):
     repetitions_max = 1  # its figure is the generator's cost, and varies little
 
     def __init__(self, directory: str, settings: Settings) -> None:
-        del directory, settings
+        del directory
+        self._layout = settings.layout
 
     def load(self, entries: Iterable[Entry]) -> None: ...
 
     def client(self) -> Client[Operation]:
-        def nothing(_key: bytes, _argument: object) -> None: ...
-
-        return Client(nothing, nothing, nothing, nothing, nothing, nothing, nothing, Misses())
+        record = bytes(self._layout.record_bytes)
+        return client_of_values(
+            lambda _key: record,
+            lambda _key, _value: None,
+            lambda _key: None,
+            lambda _key, _length: 0,
+            self._layout,
+        )
 
     def get(self, key: bytes) -> bytes | None:
         del key

@@ -28,6 +28,7 @@ from bench.stores.base import (
 __all__ = ["PlyvelStore", "spans_of"]
 
 _LOG = "LOG"
+_SETTLED_SECONDS = 2.0
 # "2026/11/22-20:23:27.123456 140000000000000 Level-0 table #5: started"
 _LINE = re.compile(r"(\d{4}/\d\d/\d\d-\d\d:\d\d:\d\d)(\.\d+) \S+ (.*)")
 
@@ -57,6 +58,16 @@ class PlyvelStore(Store):
                 for key, value in some:
                     batch.put(key, value)
         self._db.compact_range()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Waits for what compact_range sets going: closed in the middle of it, every copy of the
+        store would begin with compactions.
+        """
+        before: list[str] = []
+        while (now := sorted(os.listdir(self._directory))) != before:
+            before = now
+            time.sleep(_SETTLED_SECONDS)
 
     def client(self) -> Client[Operation]:
         iterator = self._db.iterator

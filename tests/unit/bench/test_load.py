@@ -82,6 +82,8 @@ def _cell(**changes: Any) -> dict[str, Any]:
         "compactions": [],
         "missed": 0,
         "unexpected": 0,
+        "scanned": 0,
+        "to_scan": 0,
         "verified": 100,
     }
     engine = changes.pop("engine", "kvstore")
@@ -97,7 +99,7 @@ def test_in_a_closed_loop_only_what_ends_behind_the_warm_up_and_before_the_end_i
     tape.start()
     tape.run(_calling(lambda _: time.sleep(0.001)))
     result = tape.result()
-    assert 0.08 < result["seconds"] <= 0.0901, "a tenth is the warm-up"
+    assert 0.06 < result["seconds"] <= 0.0701, "30% are the warm-up"
     assert 0 < result["operations"] < len(tape.acknowledged()) < 1000
     assert sum(result["series"]) == result["operations"]
     [(kind, counts)] = result["latency_counts"].items()
@@ -113,7 +115,7 @@ def test_a_script_that_is_over_ends_the_measured_time() -> None:
     tape.run(_calling(_nothing))
     result = tape.result()
     assert result["seconds"] < 1
-    assert result["operations"] == 90, "the first tenth of a short script is the warm-up"
+    assert result["operations"] == 70, "the first 30% of a short script are the warm-up"
     assert tape.acknowledged() == list(range(100))
 
 
@@ -244,14 +246,22 @@ def test_a_record_that_is_not_found_is_an_error_unless_another_may_be_inserting_
             check(_cell(**wrong), may_miss=False)
 
 
+def test_scans_that_give_too_little_are_an_error() -> None:
+    check(_cell(scanned=95, to_scan=100), may_miss=False)
+    with pytest.raises(RuntimeError, match="89 entries of 100"):
+        check(_cell(scanned=89, to_scan=100), may_miss=False)
+
+
 # ---- the plan ----
 
 
-def test_engines_take_turns_and_who_begins_changes_with_the_repetition() -> None:
-    plan = _plan(tasks=(LOAD, A), engines=("kvstore", "sqlite3", "diskcache"))
+def test_engines_take_turns_in_an_order_that_changes() -> None:
+    engines = ("kvstore", "sqlite3", "diskcache")
+    plan = _plan(tasks=(LOAD, A), engines=engines)
     order = [(run.repetition, run.task.name, run.engine) for run in plan.runs(ONE)]
-    assert [engine for *_, engine in order[:6]] == ["kvstore", "sqlite3", "diskcache"] * 2
-    assert [engine for *_, engine in order[6:]] == ["sqlite3", "diskcache", "kvstore"] * 2
+    turns = [tuple(engine for *_, engine in order[at : at + 3]) for at in range(0, len(order), 3)]
+    assert {frozenset(turn) for turn in turns} == {frozenset(engines)}
+    assert len(set(turns)) > 1
     assert plan.cells == len(order) == 12
 
 
@@ -262,11 +272,11 @@ def test_what_is_not_run_is_named_with_its_reason() -> None:
     assert named["lmdb", "all", "all"] == "not installed (extra: bench)"
     assert "scan" in named["diskcache", "E", SYNC]
     assert named["kvstore", "A", RELAXED] == "one process at a time"
-    left_in = [(run.engine, run.task.name) for run in plan.runs(processes)]
-    assert left_in == [
+    left_in = {(run.engine, run.task.name) for run in plan.runs(processes)}
+    assert left_in == {
         *[("sqlite3", "A"), ("diskcache", "A"), (NOOP, "A")],
         *[("sqlite3", "E"), (NOOP, "E")],
-    ]
+    }
 
 
 def test_a_walk_is_one_threads() -> None:
