@@ -311,3 +311,27 @@ def test_keys_that_come_and_go_between_steps_do_not_disturb_a_snapshot() -> None
     table.apply({b"3": None, b"4": None, b"35": b"new", b"7": b"new"}, 2)
     rest, _ = table.read_range(snapshot, None, None, after=after, keys_max=100)
     assert first + rest == [(b"%d" % i, b"old") for i in range(10)]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("after", [None, 3])
+def test_a_range_ends_with_the_key_that_is_given(reverse: bool, after: int | None) -> None:
+    keys = [b"%d" % i for i in range(10)]
+    table = MemTable()
+    for lsn, key in enumerate(keys, start=1):
+        table.apply_one(key, b"", lsn)
+    order = keys[1:9][::-1] if reverse else keys[1:9]  # start 1, stop 9
+    for until in range(1, 9):
+        begin = 0 if after is None else order.index(b"%d" % after) + 1
+        expected = order[begin : order.index(b"%d" % until) + 1]
+        found, last = table.read_range(
+            10,
+            b"1",
+            b"9",
+            after=None if after is None else b"%d" % after,
+            until=b"%d" % until,
+            reverse=reverse,
+            keys_max=100,
+        )
+        assert [key for key, _ in found] == expected
+        assert last is None
