@@ -71,11 +71,12 @@ class Dbbench:
         self, task: Task, *, records: int, operations: int, clients: int, seed: int
     ) -> Script:
         del clients
+        case = cases.CASES[task.name]
         return cases.make_script(
-            cases.CASES[task.name],
+            case,
             self.contents,
             entries=records,
-            operations=operations,
+            operations=min(operations, case.operations(records)),
             seed=seed,
             seek_nexts=self._seek_nexts,
         )

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser, tasks: tuple[str, ...]) -> No
     """Arguments of either command. What is not given is that of the preset."""
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small, about half a minute")
-    size.add_argument("--full", action="store_true", help="that of the report: half an hour")
+    size.add_argument("--full", action="store_true", help="that of the report: an hour")
     parser.add_argument(
         "--directory", default=".", help="where to write: a directory on the device to measure (.)"
     )

@@ -127,6 +127,7 @@ class Plan:
             for task in self.tasks_of(setting):
                 for engine in self.engines:
                     if why := why_not(engine, task, setting):
+                        why += f" ({setting.text})"
                         found[LeftOut(engine, task.name, setting.mode, why)] = None
         for engine in self.engines:
             most = capable(engine).repetitions_max

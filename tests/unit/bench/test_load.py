@@ -271,7 +271,7 @@ def test_what_is_not_run_is_named_with_its_reason() -> None:
     named = {(one.engine, one.workload, one.mode): one.why for one in plan.left_out()}
     assert named["lmdb", "all", "all"] == "not installed (extra: bench)"
     assert "scan" in named["diskcache", "E", SYNC]
-    assert named["kvstore", "A", RELAXED] == "one process at a time"
+    assert named["kvstore", "A", RELAXED] == "one process at a time (relaxed, 4 processes)"
     left_in = {(run.engine, run.task.name) for run in plan.runs(processes)}
     assert left_in == {
         *[("sqlite3", "A"), ("diskcache", "A"), (NOOP, "A")],
