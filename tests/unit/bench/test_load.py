@@ -15,7 +15,7 @@ import pytest
 
 from bench.load.answers import check, make_cell, set_generator_cost
 from bench.load.copies import copy_store
-from bench.load.limit import limited
+from bench.load.limit import evict_all, limited, read_all
 from bench.load.plan import PROCESSES, THREADS, Plan, Run, Setting, why_not
 from bench.load.results import Results
 from bench.load.subject import RELAXED, SYNC, subject_of
@@ -25,6 +25,7 @@ from bench.load.walk import walk
 from bench.stores import NOOP, OURS_ASYNC, STORES
 from bench.stores.base import Layout, Settings
 from bench.ycsb.script import Kind, Script, Written
+from tests.support.pages import drop_pages, resident_pages
 
 SUBJECT = subject_of("ycsb", 7, {})
 A, D, E = (task for task in SUBJECT.tasks if task.name in "ADE")
@@ -250,6 +251,18 @@ def test_scans_that_give_too_little_are_an_error() -> None:
     check(_cell(scanned=95, to_scan=100), may_miss=False)
     with pytest.raises(RuntimeError, match="89 entries of 100"):
         check(_cell(scanned=89, to_scan=100), may_miss=False)
+
+
+def test_what_is_measured_warm_is_in_memory_and_what_is_measured_cold_is_not(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 20))
+    drop_pages(path)  # skips where there is no disk below
+    read_all(str(tmp_path))
+    assert all(resident_pages(path))
+    evict_all(str(tmp_path))
+    assert not any(resident_pages(path))
 
 
 # ---- the plan ----
