@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import itertools
 import threading
+from bisect import bisect
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kvstore.access import Access
@@ -189,11 +191,16 @@ class WritePipeline:
         # Its loops do not stand in the block that holds the lock: decision 15.
         pairs = self._wal.ready()
         while pairs:
-            tickets = pairs[::2]
-            for ticket, lsn in zip(tickets, pairs[1::2], strict=True):
-                if lsn > self.applied_lsn:  # else a relaxed write applied itself
-                    self._apply(self._pending[ticket], lsn)
-            self._wal.taken(pairs[-1])
+            tickets, lsns = pairs[::2], pairs[1::2]
+            first = bisect(lsns, self.applied_lsn)  # relaxed writes before that applied themselves
+            changes = [self._pending[ticket] for ticket in tickets[first:]]
+            if _each_of_one_key(changes) and lsns[-1] - lsns[first] == len(changes) - 1:
+                keys, values = zip(*changes, strict=True)
+                self._apply(Puts(keys, values), lsns[-1])
+            else:
+                for change, lsn in zip(changes, lsns[first:], strict=True):
+                    self._apply(change, lsn)
+            self._wal.taken(lsns[-1])
             for ticket in tickets:
                 self._pending.pop(ticket, None)
             pairs = self._wal.ready() if len(tickets) == READY_MAX else []
@@ -227,3 +234,7 @@ class WritePipeline:
         if self._tree.seal():
             self._worker.rouse()
         self.pressure.update()
+
+
+def _each_of_one_key(changes: Sequence[object]) -> bool:
+    return len(changes) > 1 and {tuple}.issuperset(map(type, changes))

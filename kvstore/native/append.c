@@ -219,7 +219,7 @@ int64_t kv_log_append_relaxed(kv_log *log, const char *data, size_t length, int 
         if (log->tickets) {
             log->taken_lsn = applied_lsn > log->taken_lsn ? applied_lsn : log->taken_lsn;
             skip_untaken(log, lsn);
-            wake_next(log); /* after an interrupt nobody may have told them */
+            tell_first(log); /* after an interrupt nobody may have told them */
         }
         result = (int64_t)(lsn << 1) | (log->taken_lsn + 1 != lsn);
     }

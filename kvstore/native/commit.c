@@ -4,40 +4,81 @@
  *
  * - Who is told comes again soon. The first one back would begin a round with its entry alone, and
  *   the others would wait for two: 4 threads get half of what they could. So a round waits for as
- *   many as have just been told, while that takes less than the device would. When as many are
- *   queued already as are still to come, it begins at once: then Python is what they wait for, and
- *   the device works meanwhile.
- * - Threads that are woken all at once fight for the GIL, which costs each of them another sleep.
- *   So each wakes the next, in the order of the log.
+ *   many as have just been told, while that takes less than the device would. When twice as many
+ *   are queued already, it begins at once: then Python is what they wait for, and the device works
+ *   meanwhile.
+ * - Threads that are woken all at once fight for the GIL, which costs each of them another sleep,
+ *   and each sleep an interrupt of the other core. So a few are told, in the order of the log, and
+ *   each that comes again has the next one told: 64 threads on two cores sleep twice for a put
+ *   instead of four times. Should they not come again (they may have other things to do), those
+ *   who wait look by themselves after PATIENCE times as long as waiting took lately; then each that
+ *   is told tells the next at once.
  * - Of a round one thread applies all (kv_log_append_apply says which); the others sleep until it
  *   has, and come back with nothing left to do. Should that thread never come to it (a signal
- *   handler has raised), another does after APPLY_PATIENCE_NS.
+ *   handler has raised), another does after PATIENCE_NS_MAX.
  */
 #include "core.h"
 
 #include <errno.h>
+#include <limits.h>
 
-#define GATHER_NS_MAX ((uint64_t)200 * 1000)
-enum { PAUSE_SHIFT_MAX = 6 };
+#define GATHER_NS_MAX ((uint64_t)500 * 1000)
+#define PATIENCE_NS_MIN ((uint64_t)1000 * 1000)
+enum { PAUSE_SHIFT_MAX = 6, TOLD_AT_ONCE = 3, PATIENCE = 4 };
+
+static bool trusted(trust *in) {
+    bool again = in->pause == 0;
+    in->pause -= !again;
+    return again;
+}
+
+static void disappoint(trust *in) {
+    in->misses += in->misses < PAUSE_SHIFT_MAX;
+    in->pause = 1U << in->misses;
+}
+
+/* ---- telling ---- */
+
+uint64_t patience_ns(const kv_log *log) {
+    uint64_t ns = PATIENCE_NS_MIN + PATIENCE * log->wait_ns;
+    return ns < PATIENCE_NS_MAX ? ns : PATIENCE_NS_MAX;
+}
+
+void tell_first(kv_log *log) {
+    log->tellable = trusted(&log->in_passing_on) ? TOLD_AT_ONCE : UINT_MAX;
+    wake_next(log);
+}
+
+void tell_late(kv_log *log) {
+    if (clock_ns() - log->told_ns > PATIENCE_NS_MIN) { /* else it is the machine that is slow */
+        log->tellable = UINT_MAX;
+        disappoint(&log->in_passing_on);
+    }
+}
+
+/* A thread has come, perhaps one that was told. */
+static void tell_another(kv_log *log) {
+    if (log->tellable == 0) {
+        log->in_passing_on.misses = 0;
+    }
+    log->tellable += log->tellable < TOLD_AT_ONCE;
+    wake_next(log);
+}
 
 /* ---- gathering ---- */
 
 void plan_gathering(kv_log *log) {
     uint64_t told = 1; /* the driver */
-    for (const waiter *w = log->waiters_first; w; w = w->next) {
-        told += w->lsn && w->lsn <= log->durable_lsn;
+    for (const waiter *w = log->waiters_first; w && w->lsn <= log->durable_lsn; w = w->next) {
+        told += w->lsn > 0;
     }
     log->gather_ops = 0;
-    if (told == 1 || log->queued_ops >= told) {
+    if (told == 1 || log->queued_ops >= 2 * told || !trusted(&log->in_coming)) {
         return;
     }
-    if (log->pause > 0) {
-        log->pause--;
-        return;
-    }
-    uint64_t patience = log->sync_ns / 2;
+    uint64_t ns = log->sync_ns < GATHER_NS_MAX ? log->sync_ns : GATHER_NS_MAX;
     log->gather_ops = log->queued_ops + told;
-    log->gather_until_ns = clock_ns() + (patience < GATHER_NS_MAX ? patience : GATHER_NS_MAX);
+    log->gather_until_ns = clock_ns() + ns;
 }
 
 static bool still_gathering(const kv_log *log) {
@@ -49,7 +90,7 @@ static bool still_gathering(const kv_log *log) {
 static void gather(kv_log *log, uint64_t lsn, bool applied) {
     waiter me = {.lsn = lsn, .applied = applied};
     if (log->gatherer) {
-        wait_in_list(log, &me, log->gather_until_ns + GATHER_NS_MAX); /* should that one be late */
+        wait_in_list(log, &me, 0);
         return;
     }
     log->gatherer = &me;
@@ -58,13 +99,11 @@ static void gather(kv_log *log, uint64_t lsn, bool applied) {
         log->gatherer = NULL;
     }
     if (log->submitted_lsn >= lsn) {
-        log->misses = 0;
+        log->in_coming.misses = 0;
         return;
     }
-    /* They did not come, or not in time: the less often this is tried, the more often it failed. */
     log->gather_ops = 0;
-    log->misses += log->misses < PAUSE_SHIFT_MAX;
-    log->pause = 1U << log->misses;
+    disappoint(&log->in_coming); /* they did not come, or not in time */
 }
 
 /* ---- waiting ---- */
@@ -107,14 +146,13 @@ static int wait_applied(kv_log *log, uint64_t lsn) {
             status = wait_a_round(log, lsn, true);
             continue;
         }
-        if (!log->applying || log->closed) {
+        if (!log->applying || log->closed || clock_ns() > log->applying_until_ns) {
             log->applying = true;
+            log->applying_until_ns = clock_ns() + PATIENCE_NS_MAX;
             return 1;
         }
         waiter me = {.lsn = lsn, .applied = true};
-        if (!wait_in_list(log, &me, clock_ns() + APPLY_PATIENCE_NS)) {
-            log->applying = false;
-        }
+        wait_in_list(log, &me, 0);
     }
     return status;
 }
@@ -149,6 +187,7 @@ int64_t kv_log_append_apply(kv_log *log, const char *data, size_t length, uint64
     if (result == 0) {
         uint64_t lsn = log->next_lsn - 1;
         set_ticket(log, lsn, ticket, false);
+        tell_another(log);
         int mine = wait_applied(log, lsn);
         result = mine < 0 ? mine : (int64_t)(lsn << 1) | mine;
     }

@@ -36,7 +36,7 @@
 #include <stdbool.h>
 
 enum { ROUNDS_MAX = 64, OPS_PER_ROUND = 3, COMPLETIONS_MAX = ROUNDS_MAX * OPS_PER_ROUND };
-#define APPLY_PATIENCE_NS ((uint64_t)50 * 1000 * 1000)
+#define PATIENCE_NS_MAX ((uint64_t)50 * 1000 * 1000)
 enum { BLOCK = 4096, RETRIES_MAX = 100, TRIALS_EACH = 8 };
 
 struct round;
@@ -103,6 +103,11 @@ typedef struct waiter {
     struct waiter *next, *previous;
 } waiter;
 
+/* The more often it was disappointed, the more rounds go by before it is given again. */
+typedef struct {
+    unsigned misses, pause;
+} trust;
+
 struct kv_log {
     pthread_mutex_t lock;
     engine *engine;
@@ -131,7 +136,7 @@ struct kv_log {
     bool marked; /* the last entry framed is a MARK or a SEAL */
     int error, error_operation;
 
-    waiter *waiters_first, *waiters_last;
+    waiter *waiters_first, *waiters_last; /* by LSN */
 
     int strategy; /* KV_SYNC_... in force */
     int trials;
@@ -140,11 +145,18 @@ struct kv_log {
     /* Gathering: threads that have just been told are likely to come again. */
     uint64_t gather_ops, gather_until_ns; /* a round waits until so many are queued, or so long */
     uint64_t sync_ns;                     /* what a durable round took lately */
-    waiter *gatherer;       /* sees to it that the round begins in time; NULL once it has begun */
-    unsigned misses, pause; /* how often they did not; so many rounds are not to count on it */
+    waiter *gatherer; /* sees to it that the round begins in time; NULL once it has begun */
+    trust in_coming;  /* in those who were told, to come again soon */
+
+    /* Telling: see commit.c. */
+    unsigned tellable; /* so many of those whose entry is applied may be woken now */
+    uint64_t told_ns;  /* when the last one was */
+    uint64_t wait_ns;  /* what they waited lately */
+    trust in_passing_on;
 
     uint64_t taken_lsn;
-    bool applying;     /* a caller of kv_log_append_apply has been told to */
+    bool applying; /* a caller of kv_log_append_apply has been told to, and has so long for it */
+    uint64_t applying_until_ns;
     uint64_t *tickets; /* by lsn % KV_TICKETS_MAX; ~0 = none */
     bool *relaxed;
 
@@ -185,7 +197,8 @@ void wake_successor(kv_log *log);
 /* Gives the lock up until progress is made: drives, or waits for who drives. The caller waits for
  * lsn (0: for anything), to be `applied` or just durable, and looks again. */
 void await_progress(kv_log *log, uint64_t lsn, bool applied);
-/* Waits in the list, without driving, until woken: true; or until deadline_ns (0: none): false. */
+/* Waits in the list, without driving, until woken: true; or until deadline_ns (0: for as long as
+ * patience lasts): false. */
 bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns);
 /* Wakes the first one who waits for nothing any more; whoever is woken does the same. */
 void wake_next(kv_log *log);
@@ -206,6 +219,12 @@ int failed_meanwhile(const kv_log *log);
 int wait_durable(kv_log *log, uint64_t lsn);
 /* After a durable round: how many are to be waited for before the next. */
 void plan_gathering(kv_log *log);
+/* More is applied: the first of those who wait for that are told. */
+void tell_first(kv_log *log);
+/* One who waits for that has found out alone: have the others told, if nobody tells them. */
+void tell_late(kv_log *log);
+/* How long a thread waits in the list before it looks again by itself. */
+uint64_t patience_ns(const kv_log *log);
 
 /* append.c */
 /* Frames one entry at the end of the queue, with the lock held. */

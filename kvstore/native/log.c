@@ -2,6 +2,7 @@
 #include "core.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -76,6 +77,7 @@ kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, in
         log->strategy = KV_SYNC_DSYNC;
     }
     log->next_lsn = 1;
+    log->tellable = UINT_MAX;
     log->generation = fork_generation;
     log->owner = pthread_self();
     log->eventfd = -1;

@@ -410,6 +410,17 @@ void round_drive(kv_log *log, bool block) {
     wake_waiters(log);
 }
 
+/* In the order of the log, so that nobody looks at all of a thousand; mostly this is the end. */
+static void link_waiter(kv_log *log, waiter *me) {
+    me->previous = log->waiters_last;
+    while (me->previous && me->previous->lsn > me->lsn) {
+        me->previous = me->previous->previous;
+    }
+    me->next = me->previous ? me->previous->next : log->waiters_first;
+    *(me->previous ? &me->previous->next : &log->waiters_first) = me;
+    *(me->next ? &me->next->previous : &log->waiters_last) = me;
+}
+
 static void unlink_waiter(kv_log *log, waiter *w) {
     *(w->previous ? &w->previous->next : &log->waiters_first) = w->next;
     *(w->next ? &w->next->previous : &log->waiters_last) = w->previous;
@@ -422,8 +433,15 @@ static bool satisfied(const kv_log *log, const waiter *w) {
 }
 
 void wake_next(kv_log *log) {
-    for (waiter *w = log->waiters_first; w; w = w->next) {
+    if (log->tellable == 0) {
+        return;
+    }
+    for (waiter *w = log->waiters_first; w && w->lsn <= log->durable_lsn; w = w->next) {
         if (satisfied(log, w)) {
+            if (w->applied) {
+                log->tellable--;
+                log->told_ns = clock_ns();
+            }
             unlink_waiter(log, w);
             return;
         }
@@ -431,20 +449,19 @@ void wake_next(kv_log *log) {
 }
 
 void wake_applier(kv_log *log) {
-    for (waiter *w = log->waiters_first; w && !log->applying; w = w->next) {
-        if (w->applied && w->lsn <= log->durable_lsn && w->lsn > log->taken_lsn) {
-            unlink_waiter(log, w);
-            return;
-        }
+    waiter *w = log->waiters_first;
+    while (w && w->lsn <= log->durable_lsn && !(w->applied && w->lsn > log->taken_lsn)) {
+        w = w->next;
+    }
+    if (w && w->lsn <= log->durable_lsn && !log->applying) {
+        unlink_waiter(log, w);
     }
 }
 
 void wake_waiters(kv_log *log) {
-    for (waiter *w = log->waiters_first, *next; w; w = next) {
-        next = w->next;
-        if (w->lsn == 0 || log->error || log->closed) {
-            unlink_waiter(log, w);
-        }
+    waiter *w;
+    while ((w = log->waiters_first) && (w->lsn == 0 || log->error || log->closed)) {
+        unlink_waiter(log, w);
     }
     wake_next(log);
 }
@@ -491,22 +508,24 @@ static void condition_init(pthread_cond_t *cond) {
 }
 
 bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns) {
-    if (me->applied && deadline_ns == 0) {
-        deadline_ns = clock_ns() + APPLY_PATIENCE_NS; /* who is to apply may never come to it */
-    }
-    struct timespec until = condition_time(deadline_ns);
-    me->previous = log->waiters_last;
+    uint64_t began_ns = clock_ns();
+    struct timespec until = condition_time(deadline_ns ? deadline_ns : began_ns + patience_ns(log));
     condition_init(&me->cond);
-    *(log->waiters_last ? &log->waiters_last->next : &log->waiters_first) = me;
-    log->waiters_last = me;
+    link_waiter(log, me);
     bool in_time = true;
     while (!me->woken && in_time) {
-        in_time = deadline_ns ? pthread_cond_timedwait(&me->cond, &log->lock, &until) != ETIMEDOUT
-                              : !pthread_cond_wait(&me->cond, &log->lock);
+        in_time = pthread_cond_timedwait(&me->cond, &log->lock, &until) != ETIMEDOUT;
     }
     bool woken = me->woken;
     if (!woken) {
         unlink_waiter(log, me);
+    }
+    if (me->applied && satisfied(log, me)) {
+        if (woken) {
+            log->wait_ns = (7 * log->wait_ns + clock_ns() - began_ns) / 8;
+        } else {
+            tell_late(log);
+        }
     }
     pthread_cond_destroy(&me->cond);
     wake_next(log);

@@ -51,7 +51,7 @@ void kv_log_taken(kv_log *log, uint64_t lsn) {
         log->taken_lsn = lsn;
     }
     log->applying = false;
-    wake_next(log);
+    tell_first(log);
     wake_applier(log);
     leave(log);
 }

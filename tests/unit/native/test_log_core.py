@@ -720,3 +720,35 @@ def test_a_real_file_without_an_engine_that_knows_it_is_an_error() -> None:
     core = LogCore(CONFIG, PWRITE, name="x")
     assert lib.kv_log_append(core.log, b"x", 1, MARK) == lib.KV_E_FULL  # no file yet
     core.close()
+
+
+@pytest.mark.parametrize("again", [0, 1, 3])
+def test_who_is_told_and_does_not_come_again_keeps_nobody_waiting(again: int) -> None:
+    # All are durable at once. A few are told, and after ``again`` more entries nobody comes.
+    engine, count = HeldEngine(), 40
+    log = Log(engine, record_tickets=True)
+    begun_ns, waited_ns = [0], list[int]()
+
+    def write(entries: int) -> None:
+        for _ in range(entries):
+            if lib.kv_log_append_apply(log.core.log, b"x", 1, 7) & 1:
+                while pairs := log.core.ready():
+                    log.core.taken(pairs[-1])
+        waited_ns.append(time.monotonic_ns() - begun_ns[0])
+
+    threads = [
+        threading.Thread(target=write, args=(1 + again * (number == 0),), daemon=True)
+        for number in range(count)
+    ]
+    for thread in threads:
+        thread.start()
+    while log.last < count:
+        time.sleep(0.001)
+    begun_ns[0] = time.monotonic_ns()
+    engine.gate.set()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads), "a thread hangs"
+    log.core.close()
+    # Nobody has to find out alone what the one before found out alone.
+    assert statistics.median(waited_ns) < 1e9
