@@ -19,9 +19,10 @@ import itertools
 import threading
 from bisect import bisect
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 from kvstore.access import Access
+from kvstore.batch import OPERATION_BYTES
 from kvstore.compaction import BackgroundWorker
 from kvstore.errors import KVStoreError
 from kvstore.tree import Tree
@@ -37,8 +38,18 @@ Change = tuple[bytes, bytes | None] | dict[bytes, bytes | None]
 class Puts(NamedTuple):
     """Many writes of one key each, that became durable together."""
 
-    keys: tuple[bytes, ...]
-    values: tuple[bytes | None, ...]
+    keys: Sequence[bytes]
+    values: Sequence[bytes | None]
+    payload_bytes: int
+    deletes: bool
+    """Whether there are any (None) among them."""
+
+    @classmethod
+    def of(cls, changes: Sequence[tuple[bytes, bytes | None]]) -> Puts:
+        keys, values = zip(*changes, strict=True)
+        deletes = None in values
+        value_bytes = sum(map(len, filter(None, values)))
+        return cls(keys, values, sum(map(len, keys)) + value_bytes, deletes)
 
 
 class WritePipeline:
@@ -163,11 +174,15 @@ class WritePipeline:
             self._flusher.rouse()
         return lsn
 
-    def try_begin_puts(self, keys: tuple[bytes, ...], values: tuple[bytes | None, ...]) -> int:
-        """``try_begin`` of many puts and deletes, each a write of its own: all of them or none."""
+    def try_begin_puts(
+        self, keys: Sequence[bytes], values: Sequence[bytes | None], size: int, *, deletes: bool
+    ) -> int:
+        """``try_begin`` of many puts (and ``deletes``), each a write of its own, of ``size`` bytes
+        when encoded: all of them or none. They must not change any more."""
         ticket = next(self._tickets)
-        self._pending[ticket] = Puts(keys, values)
-        lsn = self._wal.try_append_puts(keys, values, ticket)
+        payload_bytes = size - OPERATION_BYTES * len(keys)
+        self._pending[ticket] = Puts(keys, values, payload_bytes, deletes)
+        lsn = self._wal.try_append_puts(keys, values, ticket, deletes=deletes)
         if lsn < 0:
             self._pending.pop(ticket, None)
         elif not self._flusher.awake:
@@ -195,8 +210,7 @@ class WritePipeline:
             first = bisect(lsns, self.applied_lsn)  # relaxed writes before that applied themselves
             changes = [self._pending[ticket] for ticket in tickets[first:]]
             if _each_of_one_key(changes) and lsns[-1] - lsns[first] == len(changes) - 1:
-                keys, values = zip(*changes, strict=True)
-                self._apply(Puts(keys, values), lsns[-1])
+                self._apply(Puts.of(changes), lsns[-1])
             else:
                 for change, lsn in zip(changes, lsns[first:], strict=True):
                     self._apply(change, lsn)
@@ -210,7 +224,9 @@ class WritePipeline:
         if isinstance(change, dict):
             memtable.apply(change, lsn)
         elif isinstance(change, Puts):
-            memtable.apply_each(change.keys, change.values, lsn)
+            memtable.apply_each(
+                change.keys, change.values, lsn, change.payload_bytes, deletes=change.deletes
+            )
         else:
             memtable.apply_one(change[0], change[1], lsn)
         self.applied_lsn = lsn
@@ -236,5 +252,7 @@ class WritePipeline:
         self.pressure.update()
 
 
-def _each_of_one_key(changes: Sequence[object]) -> bool:
+def _each_of_one_key(
+    changes: Sequence[Change | Puts],
+) -> TypeGuard[Sequence[tuple[bytes, bytes | None]]]:
     return len(changes) > 1 and {tuple}.issuperset(map(type, changes))

@@ -92,7 +92,7 @@ class AsyncKVStore:
         self._threads: ThreadPoolExecutor = nothing
         self._writer: AsyncWriter = nothing
         self._lookups: Lookups = nothing
-        self._write = nothing
+        self._put = nothing
 
     # ---- life ----
 
@@ -129,7 +129,7 @@ class AsyncKVStore:
         except BaseException:
             store.close()
             raise
-        self._store, self._writer, self._write = store, writer, writer.write
+        self._store, self._writer, self._put = store, writer, writer.put
         self._access, self._tree = store._access, store._tree
         self._lookups = Lookups(loop, self._threads)
 
@@ -205,7 +205,7 @@ class AsyncKVStore:
         if type(value) is not bytes or len(value) > VALUE_BYTES_MAX:
             value = check_value(value)
         if self._sync if sync is None else sync:
-            await self._write((key, value), OPERATION_BYTES + len(key) + len(value))
+            await self._put(key, value, OPERATION_BYTES + len(key) + len(value))
         else:
             await self._write_relaxed((key, value), OPERATION_BYTES + len(key) + len(value))
 
@@ -213,7 +213,7 @@ class AsyncKVStore:
         """Removes ``key``; no error when it is not there. Durable as ``put`` is."""
         key = check_key(key)
         if self._sync if sync is None else sync:
-            await self._write((key, None), OPERATION_BYTES + len(key))
+            await self._writer.delete(key, OPERATION_BYTES + len(key))
         else:
             await self._write_relaxed((key, None), OPERATION_BYTES + len(key))
 
@@ -222,13 +222,13 @@ class AsyncKVStore:
         if not len(batch):
             self._access.check_writable()
         elif self._sync if sync is None else sync:
-            await self._write(batch.changes, batch.bytes_encoded)
+            await self._writer.write(batch.changes, batch.bytes_encoded)
         else:
             await self._write_relaxed(batch.changes, batch.bytes_encoded)
 
     async def _write_relaxed(self, change: Change, size: int) -> None:
         if not self._writer.write_at_once(change):
-            await self._write(change, size, relaxed=True)
+            await self._writer.write(change, size, relaxed=True)
 
     @contextlib.asynccontextmanager
     async def batch(self, *, sync: bool | None = None) -> AsyncIterator[WriteBatch]:

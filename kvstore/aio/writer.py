@@ -1,6 +1,7 @@
 """AsyncWriter: the writes of an event loop, on their way to the disk and back.
 
-    write          a task puts its write into the queue, and waits for it
+    put, write     a task puts its write into the queue, and waits for it; puts and deletes that
+                   come one after the other are one item of the queue
     _pump          at the end of the loop's iteration: all that is queued goes to the log, and is
                    submitted as one batch; nothing here waits
     _come_back     the log's eventfd says that something completed: reap, and apply what is durable
@@ -11,25 +12,24 @@ gather. What would make the loop wait (a full log file, writers held back by com
 larger than the log's buffer) is left to one thread; meanwhile writes queue up behind it, in order.
 
 Some facts about cancellation: a write that is cancelled before it went to the log is not written.
-Later it goes on, and nobody is told. It is never there in part: it is one log entry.
+Later it goes on, and nobody is told. It is never there in part: it is one log entry. The task goes
+on at once in either case. Which one it was is looked up afterwards (write.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import os
 import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
 from typing import Any, NoReturn
 
 from kvstore.access import Access
-from kvstore.aio.write import Outcome, Write, wake, wake_soon
+from kvstore.aio.write import Outcome, Puts, Write, another
 from kvstore.batch import encode
 from kvstore.errors import ClosedError, KVStoreError, PoisonedError
 from kvstore.pipeline import Change, WritePipeline
@@ -38,8 +38,9 @@ from kvstore.wal import FULL, LATER, TOO_LARGE, SegmentedWalWriter
 __all__ = ["AsyncWriter"]
 
 _BATCH_WRITES_MIN = 16
-_ALIKE_MAX = 1024
-_ALIKE_BYTES_MAX = 1 << 20
+_PUTS_MAX = 1024
+_PUTS_BYTES_MAX = 1 << 20
+_FRAME_BYTES = 32  # what an entry of the log takes beyond its payload, at most
 _running_loop = asyncio._get_running_loop
 
 
@@ -65,18 +66,26 @@ class AsyncWriter:
         self._pipeline, self._pressure, self._wal = pipeline, pipeline.pressure, wal
         self._queue_bytes_max = queue_bytes_max
         self._try_begin, self._call_soon = pipeline.try_begin, loop.call_soon
+        buffer_bytes = wal.max_batch_bytes()
+        # So a group fits into the log's buffer, frames and all, and into half of it.
+        self._puts_bytes_max = min(_PUTS_BYTES_MAX, buffer_bytes // 4)
+        self._puts_max = min(_PUTS_MAX, buffer_bytes // 4 // _FRAME_BYTES)
         self._done: Outcome = loop.create_future()
         self._done.set_result(None)
         self._thread = ThreadPoolExecutor(1, "kvstore-write")
         self._closing = False
         self.bytes = 0
-        """Taken in, and not durable yet (a relaxed one: not visible)."""
+        """Taken in, and not durable yet (a relaxed one: not visible). Those of the open group come
+        to it when that ends."""
         self._granted = 0  # of these: of who was given room and has not come to queue up yet
         self._room: deque[tuple[Outcome, int]] = deque()  # who waits until there is room for bytes
         self._queue: deque[Write] = deque()
-        self._unlike = 0  # of the queue: how many are no put or delete with sync
-        self._in_log: deque[tuple[int, Sequence[Write], int]] = deque()
-        """Last LSN, writes, bytes."""
+        self._open: Puts | None = None
+        """The last of the queue, when it takes more: until the end of the iteration at most."""
+        self._open_max = 0  # how many it takes
+        self._queued = 0  # how many writes have come to the queue since it was pumped; not the open
+        self._in_log: deque[tuple[int, Write]] = deque()
+        """With the last LSN of each."""
         self._in_log_writes = 0
         self._batches_max = batches_max
         self._batch_writes = sys.maxsize
@@ -86,8 +95,9 @@ class AsyncWriter:
         self._durable: deque[Write] = deque()
         """In LSN order; whose tasks are about to be woken, by one callback of the loop."""
         self._pump_due = False
+        self._look_due = False  # for those who were cancelled
         self._aside: object = None  # while the thread clears the way for the head of the queue
-        self._admitted = 0  # of the queue's writes, how many have waited for compaction
+        self._admitted = 0  # of the queue's items, how many have waited for compaction
         self._wanted_lsn = self._submitted_lsn = wal.last_lsn
         self._idle: Outcome | None = None
         self._eventfd = wal.eventfd
@@ -95,37 +105,104 @@ class AsyncWriter:
 
     # ---- for tasks ----
 
+    def put(self, key: bytes, value: bytes, size: int) -> Awaitable[None]:
+        """Takes a put of ``size`` bytes in; what it returns is done when it is durable and
+        visible."""
+        puts = self._open
+        # An open group says that the store was found open in this iteration.
+        if puts is None or self._room or _running_loop() is not self._loop:
+            return self._take(key, value, size)
+        keys = puts.keys
+        count = len(keys)
+        size += puts.size
+        if count >= self._open_max or count != len(puts.waiting) or size > puts.bytes_max:
+            return self._take(key, value, size - puts.size)
+        puts.size = size
+        keys.append(key)
+        puts.values.append(value)
+        return puts
+
+    def delete(self, key: bytes, size: int) -> Awaitable[None]:
+        """The same for a delete."""
+        return self._take(key, None, size)
+
+    def _take(self, key: bytes, value: bytes | None, size: int) -> Awaitable[None]:
+        if not self._has_room(size):
+            return self._put_later(key, value, size)
+        return self._enqueue_put(key, value, size)
+
     def write(self, change: Change, size: int, *, relaxed: bool = False) -> Awaitable[None]:
-        """Takes a change of ``size`` bytes in; what it returns is done when the change is durable
-        and visible (``relaxed``: visible)."""
-        if not self._pump_due or _running_loop() is not self._loop:
-            self._check()
-        if self._room or (self.bytes and self.bytes + size > self._queue_bytes_max):
+        """The same for any change (``relaxed``: done when it is visible)."""
+        if not self._has_room(size):
             return self._write_later(change, size, relaxed=relaxed)
         self.bytes += size
-        # As _enqueue does, spelled out: a frame less on the way of every put.
-        write = Write(self._loop, change, size, relaxed)
-        self._queue.append(write)
-        if relaxed or type(change) is not tuple:
-            self._unlike += 1
-        if not self._pump_due:
-            self._pump_due = True
-            self._call_soon(self._pump)
-        if len(self._queue) >= self._batch_writes:
-            self._pump()
-        return write
+        return self._enqueue(change, size, relaxed=relaxed)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether a write may be taken in now; raises when none may ever."""
+        if not self._pump_due or _running_loop() is not self._loop:
+            self._check()
+        held = self.bytes + (self._open.size if self._open else 0)
+        return not (self._room or (held and held + size > self._queue_bytes_max))
+
+    async def _put_later(self, key: bytes, value: bytes | None, size: int) -> None:
+        await self._wait_for_room(size)
+        self.bytes -= size  # its group counts it
+        await self._enqueue_put(key, value, size)
 
     async def _write_later(self, change: Change, size: int, *, relaxed: bool) -> None:
         await self._wait_for_room(size)
         await self._enqueue(change, size, relaxed=relaxed)
 
+    def _enqueue_put(self, key: bytes, value: bytes | None, size: int) -> Write:
+        puts = self._open
+        if (
+            puts is None
+            or len(puts.keys) >= self._open_max
+            or len(puts.keys) != len(puts.waiting)
+            or puts.size + size > puts.bytes_max
+        ):
+            if size > self._puts_bytes_max:
+                self.bytes += size
+                return self._enqueue((key, value), size, relaxed=False)
+            self._before_next()
+            puts = self._open = self._begin_puts()
+        puts.keys.append(key)
+        puts.values.append(value)
+        puts.size += size
+        if value is None:
+            puts.deletes = True
+        return puts
+
+    def _begin_puts(self) -> Puts:
+        room = self._queue_bytes_max - self.bytes
+        puts = Puts(self._loop, self._look_soon, min(self._puts_bytes_max, room))
+        self._open_max = min(self._puts_max, self._batch_writes - self._queued)
+        self._queue.append(puts)
+        self._pump_soon()
+        return puts
+
     def _enqueue(self, change: Change | None, size: int, *, relaxed: bool) -> Write:
-        write = Write(self._loop, change, size, relaxed)
+        self._before_next()
+        write = Write(self._loop, self._look_soon, change, size, relaxed=relaxed)
         self._queue.append(write)
-        if relaxed or type(change) is not tuple:
-            self._unlike += 1
+        self._queued += 1
         self._pump_soon()
         return write
+
+    def _before_next(self) -> None:
+        """What is queued is not added to. When it is enough for a batch it goes: not later, when
+        the write that makes it enough would have no waiter yet."""
+        self._end_puts()
+        if self._queued >= self._batch_writes:
+            self._pump()
+
+    def _end_puts(self) -> None:
+        puts = self._open
+        if puts is not None:
+            self._open = None
+            self.bytes += puts.size
+            self._queued += len(puts.keys)
 
     def write_at_once(self, change: Change) -> bool:
         """A relaxed write that nothing is before, and nothing keeps waiting: True, and visible."""
@@ -200,6 +277,8 @@ class AsyncWriter:
         """So many bytes of writes are no longer in the queue: lets others in."""
         self.bytes -= size
         room = self._room
+        if room:
+            self._end_puts()  # it has been promised what is left of the room
         while room:
             future, wanted = room[0]
             gave_up = future.done()
@@ -221,8 +300,9 @@ class AsyncWriter:
     def _pump(self) -> None:
         """Appends what is queued, as far as that can be done without waiting, and submits it."""
         self._pump_due = False
-        under_way = len(self._queue) + self._in_log_writes
+        self._end_puts()
         try:
+            self._look_for_cancelled()
             self._append_queued()
             if self._submitted_lsn < self._wanted_lsn:
                 self._submitted_lsn = self._wal.submit()
@@ -232,39 +312,37 @@ class AsyncWriter:
             self._fail_all(error)
             raise
         finally:
+            self._queued = 0
             self._batch_writes = sys.maxsize
             if self._batches_max > 1 and not self._queue:
-                self._batch_writes = max(_BATCH_WRITES_MIN, under_way // self._batches_max)
+                share = self._in_log_writes // self._batches_max
+                self._batch_writes = max(_BATCH_WRITES_MIN, share)
             self._tell_idle()
 
     def _append_queued(self) -> None:
-        while self._append_alike():
-            pass
         look = False
         while self._queue and not self._aside:
             write = self._queue[0]
-            change = write.change
-            if write.outcome is not None:  # cancelled, and never written
+            if write.given_up:
                 self._leave_queue()
                 self._give_room(write.size)
-            elif change is None:
+            elif _is_barrier(write):
                 self._leave_queue()
                 self._await_durable(write)
                 look = True
             elif self._pressure.closed and not self._admitted:
                 self._wait_for_compaction()
             else:
-                payload = encode(change)
-                lsn = self._try_begin(payload, change, relaxed=write.relaxed)
+                lsn = self._append(write)
                 if lsn == LATER:
                     self._wanted_lsn = self._wal.last_lsn  # what makes room
                     break
                 if lsn < 0:
-                    self._deal_with(lsn, payload)
+                    self._deal_with(lsn, write)
                     continue
                 self._leave_queue()
-                self._in_log.append((lsn, (write,), write.size))
-                self._in_log_writes += 1
+                self._in_log.append((lsn, write))
+                self._in_log_writes += write.count
                 if write.relaxed:
                     look = True
                 else:
@@ -272,31 +350,31 @@ class AsyncWriter:
         if look:
             self._complete(self._wal.durable_lsn)
 
-    def _append_alike(self) -> bool:
-        """Many of the queue, which has puts and deletes only, by one native call; False when that
-        cannot be done: one after the other, then."""
-        queue = self._queue
-        if len(queue) < 2 or self._unlike or self._aside or self._pressure.closed:
-            return False
-        writes = list(islice(queue, _ALIKE_MAX))
-        size = sum([write.size for write in writes])
-        changes: list[Any] = [write.change for write in writes if write.outcome is None]
-        if size > _ALIKE_BYTES_MAX or len(changes) < len(writes):
-            return False
-        keys, values = zip(*changes, strict=True)
-        lsn = self._pipeline.try_begin_puts(keys, values)
-        if lsn < 0:
-            return False
-        self._wanted_lsn = lsn
-        self._in_log.append((lsn, writes, size))
-        self._in_log_writes += len(writes)
-        self._admitted = max(0, self._admitted - len(writes))
-        if len(writes) == len(queue):
-            queue.clear()
-        else:
-            for _ in writes:
-                queue.popleft()
-        return True
+    def _append(self, write: Write) -> int:
+        """Its last LSN, or a negative number (SegmentedWalWriter.try_append)."""
+        if isinstance(write, Puts) and len(write.keys) > 1:
+            return self._pipeline.try_begin_puts(
+                write.keys, write.values, write.size, deletes=write.deletes
+            )
+        change = _change(write)
+        return self._try_begin(encode(change), change, relaxed=write.relaxed)
+
+    def _look_soon(self) -> None:
+        """A task was cancelled, and may be one that waits here."""
+        if not self._look_due:
+            self._look_due = True
+            self._call_soon(self._look_for_cancelled)
+
+    def _look_for_cancelled(self) -> None:
+        """Has those who were cancelled go on. What is still in the queue is not written."""
+        if not self._look_due:
+            return
+        self._look_due = False
+        self._end_puts()
+        dropped = sum([write.give_up() for write in self._queue])
+        for _, write in (*self._in_log, *self._barriers):
+            write.release_cancelled()
+        self._give_room(dropped)
 
     def _await_durable(self, barrier: Write) -> None:
         """Has it wait for all that the log holds now."""
@@ -307,31 +385,32 @@ class AsyncWriter:
         else:
             error = PoisonedError(self._wal.path, failure)
             error.__cause__ = failure
-            self._fail(barrier, error)
+            barrier.fail(error)
 
     def _leave_queue(self) -> Write:
         """Takes the head off the queue."""
         if self._admitted:
             self._admitted -= 1
-        write = self._queue.popleft()
-        if write.relaxed or type(write.change) is not tuple:
-            self._unlike -= 1
-        return write
+        return self._queue.popleft()
 
     # ---- what would make the loop wait ----
 
-    def _deal_with(self, obstacle: int, payload: bytes) -> None:
-        """With what keeps the head of the queue, ``payload`` encoded, from being appended."""
-        change = self._queue[0].change
+    def _deal_with(self, obstacle: int, write: Write) -> None:
+        """With what keeps ``write``, the head of the queue, from being appended."""
+        change = _change(write)
         if obstacle == TOO_LARGE:
             # A relaxed one, too: commit_relaxed holds, while it waits for the disk, the lock that
             # this loop needs to apply.
-            self._step_aside(self._head_written, self._pipeline.commit, payload, change)
-        elif obstacle == FULL:
-            self._step_aside(self._head_may_try, self._wal.remove_obstacle, obstacle, payload)
+            self._step_aside(self._head_written, self._pipeline.commit, encode(change), change)
+            return
+        size = len(encode(change))
+        if write.count > 1:
+            size = write.size + write.count * _FRAME_BYTES
+        if obstacle == FULL:
+            self._step_aside(self._head_may_try, self._wal.remove_obstacle, obstacle, size)
         else:
             try:
-                self._wal.remove_obstacle(obstacle, payload)
+                self._wal.remove_obstacle(obstacle, size)
             except KVStoreError as error:
                 self._fail_head(error)
 
@@ -379,12 +458,10 @@ class AsyncWriter:
             self._admitted = count
             return
         for _ in range(count):
-            if self._queue[0].change is None:  # a barrier asks nothing of the background
+            if _is_barrier(self._queue[0]):  # which asks nothing of the background
                 self._await_durable(self._leave_queue())
             else:
-                told = copy.copy(error)
-                told.__cause__ = error.__cause__
-                self._fail_head(told)
+                self._fail_head(another(error))
         self._complete(self._wal.durable_lsn)  # a barrier may have nothing to wait for
 
     # ---- and back ----
@@ -407,10 +484,17 @@ class AsyncWriter:
             self._tell_idle()
 
     def _wake_durable(self) -> None:
+        durable = self._durable
         try:
-            wake(self._durable, self._done)
+            for _ in range(len(durable)):  # not those who come meanwhile: others want the loop too
+                if not durable:
+                    break  # a task has run the loop within itself
+                write = durable[0]
+                write.wake(self._done)
+                if durable and durable[0] is write:
+                    durable.popleft()
         finally:
-            if self._durable:
+            if durable:
                 self._call_soon(self._wake_durable)
 
     def _complete(self, durable_lsn: int) -> None:
@@ -428,10 +512,10 @@ class AsyncWriter:
             applied_lsn = self._pipeline.applied_lsn
             size_done = 0
             while in_log and in_log[0][0] <= applied_lsn:
-                _, writes, size = in_log.popleft()
-                self._in_log_writes -= len(writes)
-                size_done += size
-                done += writes
+                _, write = in_log.popleft()
+                self._in_log_writes -= write.count
+                size_done += write.size
+                done.append(write)
             self._give_room(size_done)
         while barriers and barriers[0][0] <= durable_lsn:
             done.append(barriers.popleft()[1])
@@ -446,13 +530,12 @@ class AsyncWriter:
         """The log is poisoned: what was durable before that is; the rest hears the cause."""
         self._complete(self._wal.durable_lsn)
         while self._in_log:
-            _, writes, size = self._in_log.popleft()
-            self._in_log_writes -= len(writes)
-            for write in writes:
-                self._fail(write, self._cause())
-            self._give_room(size)
+            _, write = self._in_log.popleft()
+            self._in_log_writes -= write.count
+            write.fail(self._cause())
+            self._give_room(write.size)
         while self._barriers:
-            self._fail(self._barriers.popleft()[1], self._cause())
+            self._barriers.popleft()[1].fail(self._cause())
         self._wanted_lsn = self._submitted_lsn
         if self._queue:
             self._pump_soon()  # each of them is refused
@@ -462,35 +545,40 @@ class AsyncWriter:
 
     def _fail_head(self, error: BaseException) -> None:
         write = self._leave_queue()
-        self._fail(write, error)
+        write.fail(error)
         self._give_room(write.size)
 
     def _fail_all(self, error: BaseException) -> None:
         """What nobody expected: whoever waits hears of it, and does not wait for ever."""
-        waiting = [write for _, writes, _ in self._in_log for write in writes]
-        waiting += [barrier for _, barrier in self._barriers]
+        waiting = [write for _, write in (*self._in_log, *self._barriers)]
         waiting += self._queue
         rooms = [future for future, _ in self._room]
         for each in (self._in_log, self._barriers, self._queue, self._room):
             each.clear()
-        self._admitted = self._unlike = self._in_log_writes = 0
+        self._open = None
+        self._admitted = self._queued = self._in_log_writes = 0
         self.bytes = self._granted
         self._aside = None
         self._wanted_lsn = self._submitted_lsn
         failure = partial(_failure, f"store {self._access.path}: a write met {error!r}", error)
         for write in waiting:
-            self._fail(write, failure())
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                write.fail(failure())
         for room in rooms:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 if not room.done():
                     room.set_exception(failure())
 
-    def _fail(self, write: Write, error: BaseException) -> None:
-        if write.outcome is None:
-            failed: Outcome = self._loop.create_future()
-            failed.set_exception(error)
-            with contextlib.suppress(RuntimeError):  # the loop is closed
-                wake_soon(write, failed)
+
+def _is_barrier(write: Write) -> bool:
+    return write.change is None and not isinstance(write, Puts)
+
+
+def _change(write: Write) -> Change:
+    """Of a write; of Puts the first."""
+    change = (write.keys[0], write.values[0]) if isinstance(write, Puts) else write.change
+    assert change is not None
+    return change
 
 
 def _failure(message: str, cause: BaseException) -> KVStoreError:

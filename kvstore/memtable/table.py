@@ -114,33 +114,52 @@ class MemTable:
         return lsn
 
     def apply_each(
-        self, keys: Sequence[bytes], values: Sequence[bytes | None], last_lsn: int
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        last_lsn: int,
+        payload_bytes: int,
+        *,
+        deletes: bool,
     ) -> None:
         """Applies changes with an LSN each, up to ``last_lsn``: what ``apply_one`` of each does,
-        in a fourth of the time. O(changes)."""
+        in an eighth of the time when there are no ``deletes`` among them. Their keys and values
+        have ``payload_bytes``. O(changes)."""
         with self._lock:
-            self._apply_each(keys, values, last_lsn)
+            if deletes or self._snapshots:
+                self._apply_in_turn(keys, values, last_lsn)
+            else:
+                self._apply_puts(keys, values, last_lsn, payload_bytes)
 
-    def _apply_each(
+    # Their loops do not stand in the block that holds the lock: decision 15.
+
+    def _apply_in_turn(
         self, keys: Sequence[bytes], values: Sequence[bytes | None], last_lsn: int
     ) -> None:
-        # Its loops do not stand in the block that holds the lock: decision 15.
-        try:
-            value_bytes = sum(map(len, values))  # type: ignore[arg-type]
-        except TypeError:
-            value_bytes = -1  # deletes among them
-        if value_bytes < 0 or self._snapshots or self._deleted_count:
-            first_lsn = last_lsn - len(keys) + 1
-            for lsn, key, value in zip(range(first_lsn, last_lsn + 1), keys, values, strict=True):
-                self._apply({key: value}, lsn)
-            return
+        first_lsn = last_lsn - len(keys) + 1
+        for lsn, key, value in zip(range(first_lsn, last_lsn + 1), keys, values, strict=True):
+            self._apply({key: value}, lsn)
+
+    def _apply_puts(
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        last_lsn: int,
+        payload_bytes: int,
+    ) -> None:
         if self._changing:
             self._mend()
         self._changing = True
-        latest, known = dict(zip(keys, values, strict=True)), self._values
-        self._unsorted += [key for key in latest if key not in known]
-        known.update(latest)
-        self.bytes_used += _ENTRY_BYTES * len(keys) + sum(map(len, keys)) + value_bytes
+        known = self._values
+        if self._deleted_count:
+            old = map(known.get, set(keys), itertools.repeat(b""))
+            self._deleted_count -= sum([value is None for value in old])
+        count = len(known)
+        known.update(zip(keys, values, strict=True))
+        grown = len(known) - count
+        # A dict keeps the order in which its keys came: the new ones are the last.
+        self._unsorted += keys if grown == len(keys) else itertools.islice(reversed(known), grown)
+        self.bytes_used += _ENTRY_BYTES * len(keys) + payload_bytes
         self.last_lsn = last_lsn
         self._changing = False
         if _VERIFY:

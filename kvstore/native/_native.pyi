@@ -139,8 +139,9 @@ class Lib:
         self,
         log: CData,
         count: int,
-        data: bytes,
+        keys: bytes,
         key_lengths: CData,
+        values: bytes,
         value_lengths: CData,
         ticket: int,
     ) -> int: ...

@@ -266,8 +266,8 @@ static void frame_put(kv_log *log, const char *key, uint32_t key_length, const c
     queue(log, length);
 }
 
-int64_t kv_log_try_puts(kv_log *log, size_t count, const char *data, const uint32_t *key_lengths,
-                        const int32_t *value_lengths, uint64_t ticket) {
+int64_t kv_log_try_puts(kv_log *log, size_t count, const char *keys, const uint32_t *key_lengths,
+                        const char *values, const int32_t *value_lengths, uint64_t ticket) {
     uint64_t framed = 0;
     for (size_t i = 0; i < count; i++) {
         uint64_t value = value_lengths[i] < 0 ? 0 : (uint64_t)value_lengths[i];
@@ -283,9 +283,9 @@ int64_t kv_log_try_puts(kv_log *log, size_t count, const char *data, const uint3
         result = -EAGAIN;
     }
     for (size_t i = 0; result == 0 && i < count; i++) {
-        const char *value = data + key_lengths[i];
-        frame_put(log, data, key_lengths[i], value, value_lengths[i]);
-        data = value + (value_lengths[i] < 0 ? 0 : value_lengths[i]);
+        frame_put(log, keys, key_lengths[i], values, value_lengths[i]);
+        keys += key_lengths[i];
+        values += value_lengths[i] < 0 ? 0 : value_lengths[i];
     }
     if (result == 0) {
         result = (int64_t)log->next_lsn - 1;

@@ -20,7 +20,7 @@ import threading
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from kvstore import paths
 from kvstore.errors import LimitError, StorageIOError
@@ -200,31 +200,35 @@ class SegmentedWalWriter(PortableWalWriter):
         return _try_append(self._log, data, len(data), ticket, relaxed)
 
     def try_append_puts(
-        self, keys: tuple[bytes, ...], values: tuple[bytes | None, ...], ticket: int
+        self,
+        keys: Sequence[bytes],
+        values: Sequence[bytes | None],
+        ticket: int,
+        *,
+        deletes: bool,
     ) -> int:
-        """The same for many batches of one put or delete (None) each, all of them or none; returns
-        the last one's LSN, whose ticket it is. They become durable together."""
-        try:
-            lengths = array("i", map(len, values))  # type: ignore[arg-type]
-        except TypeError:
+        """The same for many batches of one put or delete (None: when there are ``deletes``) each,
+        all of them or none; returns the last one's LSN, whose ticket it is. They become durable
+        together."""
+        if deletes:
             lengths = array("i", [-1 if value is None else len(value) for value in values])
-            values = tuple(value or b"" for value in values)
-        pieces: list[bytes] = [b""] * (2 * len(keys))
-        pieces[::2] = keys
-        pieces[1::2] = values  # type: ignore[assignment]
+            values = [value or b"" for value in values]
+        else:
+            lengths = array("i", [*map(len, values)])  # type: ignore[arg-type]
         return _try_puts(
             self._log,
             len(keys),
-            b"".join(pieces),
-            ffi.from_buffer("uint32_t[]", array("I", map(len, keys))),
+            b"".join(keys),
+            ffi.from_buffer("uint32_t[]", array("I", [*map(len, keys)])),
+            b"".join(values),  # type: ignore[arg-type]
             ffi.from_buffer("int32_t[]", lengths),
             ticket,
         )
 
-    def remove_obstacle(self, code: int, data: bytes) -> None:
-        """Deals with what kept ``try_append`` from taking ``data``, or raises the error that it
-        was. Waits for the disk."""
-        self._obstacle(code, data)
+    def remove_obstacle(self, code: int, size: int) -> None:
+        """Deals with what kept ``try_append`` from taking an entry of ``size`` bytes, or raises the
+        error that it was. Waits for the disk."""
+        self._obstacle(code, size)
 
     def ready(self) -> list[int]:
         """Tickets whose turn to be applied has come, each followed by its LSN (LogCore.ready)."""

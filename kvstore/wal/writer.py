@@ -314,7 +314,7 @@ class PortableWalWriter:
 
     def _put_another_way(self, code: int, key: bytes, value: bytes, ticket: int) -> int:
         if code not in (-errno.EMSGSIZE, lib.KV_E_FULL):
-            self._obstacle(code, value)
+            self._obstacle(code, len(value))
         return self.append_and_apply(encode_put(key, value), ticket)
 
     def append_relaxed(self, data: bytes, ticket: int = NO_TICKET, applied_lsn: int = 0) -> int:
@@ -540,16 +540,16 @@ class PortableWalWriter:
     ) -> int:
         """Repeats an append as long as what stopped it (``code``) can be dealt with."""
         while code < 0:
-            self._obstacle(code, data)
+            self._obstacle(code, len(data))
             code = call(self._log, data, len(data), kind, *rest)
         return code
 
-    def _obstacle(self, code: int, data: bytes) -> None:
-        """Makes what stopped an append go away, or raises."""
-        if len(data) > PAYLOAD_BYTES_MAX:
-            raise LimitError(f"an entry holds at most {PAYLOAD_BYTES_MAX} bytes, not {len(data)}")
+    def _obstacle(self, code: int, size: int) -> None:
+        """Makes what stopped an append of ``size`` bytes go away, or raises."""
+        if size > PAYLOAD_BYTES_MAX:
+            raise LimitError(f"an entry holds at most {PAYLOAD_BYTES_MAX} bytes, not {size}")
         if code == lib.KV_E_FULL:
-            self._make_room(entry_bytes(len(data)))
+            self._make_room(entry_bytes(size))
             return
         if code == lib.KV_E_BUSY:
             raise KVStoreError(f"{self._path}: {lib.KV_TICKETS_MAX} writes wait to be applied")

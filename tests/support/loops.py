@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -11,7 +12,16 @@ import uvloop
 
 from tests.support.stores import BACKENDS
 
-__all__ = ["LOOPS", "each_loop", "run", "ticks", "until"]
+__all__ = [
+    "LOOPS",
+    "TaskFactory",
+    "each_backend",
+    "each_kind",
+    "each_loop",
+    "run",
+    "ticks",
+    "until",
+]
 
 T = TypeVar("T")
 
@@ -20,6 +30,20 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
 }
+TaskFactory = Callable[..., Any] | None
+
+
+def python_tasks(loop: asyncio.AbstractEventLoop, coroutine: Any, **rest: Any) -> Any:
+    """Makes the tasks that are written in Python."""
+    return asyncio.tasks._PyTask(coroutine, loop=loop, **rest)  # type: ignore[attr-defined]
+
+
+KINDS: list[TaskFactory] = [None, python_tasks]
+if sys.version_info >= (3, 12):
+    KINDS.append(asyncio.eager_task_factory)
+each_kind = pytest.mark.parametrize(
+    "kind", KINDS, ids=lambda kind: getattr(kind, "__name__", "tasks")
+)
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 each_backend = pytest.mark.parametrize("backend", BACKENDS)
 

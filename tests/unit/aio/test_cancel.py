@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from kvstore import AsyncKVStore, Options, WriteBatch
-from tests.support.loops import each_loop, run, ticks, until
+from tests.support.loops import TaskFactory, each_kind, each_loop, run, ticks, until
 from tests.support.shuffle import shuffled
 from tests.support.stores import NEVER, SMALLEST_BUFFER, SMALLEST_SEGMENT, contents
 
@@ -209,3 +210,157 @@ def test_at_any_moment_each_is_whole_or_not_there(tmp_path: Path, seed: int) -> 
 
     run(main())
     assert len(cancelled) > 5
+
+
+async def put(db: AsyncKVStore, number: int) -> str:
+    try:
+        await db.put(b"%d" % number, b"%d" % number)
+    except asyncio.CancelledError:
+        return "cancelled"
+    return "written"
+
+
+@each_kind
+@each_loop
+def test_of_many_puts_those_that_are_cancelled_in_time_are_not_written(
+    tmp_path: Path, loop: str, kind: TaskFactory
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(kind)
+        async with AsyncKVStore(tmp_path / "db", OPTIONS) as db:
+            await db.put(b"first", b"")
+            tasks = [asyncio.ensure_future(put(db, number)) for number in range(40)]
+            deleted = asyncio.ensure_future(db.delete(b"first"))
+            await ticks(1)
+            for number in gone:
+                tasks[number].cancel()
+            deleted.cancel()
+            await ticks(3)
+            assert [number for number in range(40) if tasks[number].done()] >= gone
+            told = await asyncio.gather(*tasks)
+            assert told == ["cancelled" if n in gone else "written" for n in range(40)]
+            assert (await db.stats()).last_lsn == 1 + 40 - len(gone)
+            assert db._writer.bytes == 0
+
+    gone = [0, 7, 8, 39]
+    run(main(), loop)
+    written = {b"%d" % n: b"%d" % n for n in range(40) if n not in gone}
+    assert contents(tmp_path / "db") == {b"first": b"", **written}
+
+
+@each_kind
+@each_loop
+def test_puts_in_the_log_of_a_device_that_hangs_end_at_once_and_are_written(
+    tmp_path: Path, loop: str, kind: TaskFactory
+) -> None:
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(kind)
+        with shuffled(7) as (engine, fs):
+            async with AsyncKVStore(tmp_path / "db", OPTIONS, fs=fs) as db:
+                await db.put(b"first", b"")
+                engine.hold()
+                tasks = [asyncio.ensure_future(put(db, number)) for number in range(10)]
+                await until(lambda: db._writer._in_log)
+                tasks[3].cancel()
+                tasks[9].cancel()
+                await ticks(3)
+                assert [number for number in range(10) if tasks[number].done()] == [3, 9]
+                engine.free.set()
+                told = await asyncio.gather(*tasks)
+                assert [number for number in range(10) if told[number] == "cancelled"] == [3, 9]
+                assert await db.count() == 11
+                assert db._writer.bytes == 0
+
+    run(main(), loop)
+    assert contents(tmp_path / "db").keys() == {b"first", *(b"%d" % n for n in range(10))}
+
+
+@each_loop
+def test_a_timeout_around_a_put_that_compaction_holds_back(tmp_path: Path, loop: str) -> None:
+    async def main() -> None:
+        async with AsyncKVStore(tmp_path / "db", OPTIONS) as db:
+            await db.put(b"first", b"")
+            pressure = db._store._pressure  # type: ignore[union-attr]
+            pressure._stopped = lambda: True  # type: ignore[method-assign]
+            pressure.update()
+            tasks = [asyncio.ensure_future(put(db, number)) for number in range(3)]
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(db.put(b"late", b""), 0.01)
+            assert not any(task.done() for task in tasks)
+            # It waits in a later group than the one that the thread is at.
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(db.put(b"later", b""), 0.01)
+            pressure._stopped = lambda: False  # type: ignore[method-assign]
+            pressure.update()
+            assert await asyncio.gather(*tasks) == ["written"] * 3
+            assert db._writer.bytes == db._writer._admitted == 0
+
+    run(main(), loop)
+    assert contents(tmp_path / "db").keys() == {b"first", b"0", b"1", b"2"}
+
+
+def test_all_of_a_group_while_the_log_file_is_full(tmp_path: Path) -> None:
+    async def main() -> None:
+        with shuffled(8) as (engine, fs):
+            async with AsyncKVStore(tmp_path / "db", OPTIONS, fs=fs) as db:
+                await db.put(b"first", bytes(15_000))
+                for _ in range(3):
+                    await db.put(b"first", bytes(12_000))
+                engine.hold()
+                before = asyncio.ensure_future(db.put(b"before", b""))
+                await ticks(3)
+                tasks = [
+                    asyncio.ensure_future(db.put(b"%d" % number, bytes(3_000)))
+                    for number in range(4)
+                ]
+                await until(lambda: db._writer._aside)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                assert all(task.cancelled() for task in tasks)
+                engine.free.set()
+                await before
+                await db.put(b"after", b"")
+                assert db._writer.bytes == 0
+
+    run(main())
+    assert contents(tmp_path / "db").keys() == {b"first", b"before", b"after"}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Task.uncancel is new in Python 3.11")
+def test_a_task_that_changes_its_mind_is_not_told_that_what_was_dropped_is_written(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with AsyncKVStore(tmp_path / "db", OPTIONS) as db:
+            # (Before the look for the cancelled; between that and the task's turn.)
+            for number, turns in enumerate((0, 1, 2)):
+                task = asyncio.ensure_future(put(db, number))
+                await ticks(1)
+                task.cancel()
+                await ticks(turns)
+                task.uncancel()  # type: ignore[attr-defined,unused-ignore]
+                told = await task
+                found = await db.get(b"%d" % number)
+                assert told == "cancelled" or found == b"%d" % number
+
+    run(main())
+
+
+def test_a_put_driven_by_hand_keeps_others_from_no_cancellation(tmp_path: Path) -> None:
+    # Nobody waits for it, so the puts of the tasks behind it are another group.
+    async def main() -> None:
+        async with AsyncKVStore(tmp_path / "db", OPTIONS) as db:
+            before = asyncio.ensure_future(put(db, 0))
+            await ticks(1)
+            by_hand = db.put(b"by hand", b"")
+            by_hand.send(None)
+            tasks = [asyncio.ensure_future(put(db, number)) for number in (1, 2)]
+            asyncio.get_running_loop().call_soon(tasks[0].cancel)
+            assert await asyncio.gather(before, *tasks) == ["written", "cancelled", "written"]
+            by_hand.close()
+            assert db._writer.bytes == 0
+
+    run(main())
+    found = contents(tmp_path / "db").keys()
+    assert found - {b"1"} == {b"by hand", b"0", b"2"}

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvstore import AsyncKVStore, Options, PoisonedError
+from kvstore import AsyncKVStore, Options, PoisonedError, StorageIOError
 from kvstore.aio.write import Write
-from tests.support.loops import each_loop, run, ticks, until
+from tests.support.loops import TaskFactory, each_kind, each_loop, run, ticks, until
 from tests.support.shuffle import shuffled
 from tests.support.stores import NEVER, contents
 
@@ -42,17 +44,8 @@ def test_every_task_goes_on_in_its_own_context(tmp_path: Path, loop: str) -> Non
     assert contents(tmp_path / "db") == {b"%d" % n: b"2" for n in range(40)}
 
 
-def python_tasks(loop: asyncio.AbstractEventLoop, coroutine: Any, **rest: Any) -> Any:
-    return asyncio.tasks._PyTask(coroutine, loop=loop, **rest)  # type: ignore[attr-defined]
-
-
-KINDS = [python_tasks]
-if sys.version_info >= (3, 12):
-    KINDS.append(asyncio.eager_task_factory)
-
-
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_tasks_of_other_kinds(tmp_path: Path, kind: Any) -> None:
+@each_kind
+def test_tasks_of_every_kind(tmp_path: Path, kind: TaskFactory) -> None:
     async def put(db: AsyncKVStore, number: int) -> None:
         for turn in range(3):
             await db.put(b"%d" % number, b"%d" % turn)
@@ -153,11 +146,46 @@ def test_cancelled_while_it_is_being_woken_it_is_cancelled(tmp_path: Path) -> No
 def test_done_before_anybody_waits() -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        write = Write(loop, (b"key", b""), 1, relaxed=False)
-        write.outcome = loop.create_future()
-        write.outcome.set_exception(PoisonedError("log", OSError("cause")))
+        write = Write(loop, lambda: None, (b"key", b""), 1)
+        write.fail(PoisonedError("log", OSError("cause")))
         assert not write.cancel()
         with pytest.raises(PoisonedError):
             await write
 
     run(main())
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_one_that_comes_to_wait_when_it_is_done_goes_on(tmp_path: Path, *, fails: bool) -> None:
+    # As when somebody drives a coroutine by hand, to hand it to a task when it has to wait.
+    @types.coroutine
+    def go_on(put: Any, waits_for: Any) -> Iterator[Any]:
+        waits_for._asyncio_future_blocking = True
+        yield waits_for
+        with pytest.raises(StopIteration):
+            put.send(None)
+
+    async def main() -> None:
+        with shuffled(1) as (engine, fs):
+            async with AsyncKVStore(tmp_path / "db", OPTIONS, fs=fs) as db:
+                await db.put(b"first", b"")
+                before = asyncio.create_task(db.put(b"before", b""))
+                await ticks(1)
+                by_hand = db.put(b"by hand", b"")
+                waits_for = by_hand.send(None)
+                after = asyncio.create_task(db.put(b"after", b""))
+                engine.fail_at = engine.completed if fails else None
+                told = await asyncio.gather(before, after, return_exceptions=True)
+                assert [isinstance(one, StorageIOError) for one in told] == [fails, fails]
+                try:
+                    await asyncio.wait_for(go_on(by_hand, waits_for), 10)
+                except StorageIOError:
+                    assert fails
+                else:
+                    assert not fails
+                by_hand.close()
+                engine.fail_at = None
+
+    run(main())
+    if not fails:
+        assert contents(tmp_path / "db").keys() == {b"first", b"before", b"by hand", b"after"}

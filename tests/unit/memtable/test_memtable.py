@@ -85,6 +85,18 @@ class MemTableMachine(RuleBasedStateMachine):
         self.table.apply(changes, self.lsn)
         self.model.update(changes)
 
+    @rule(changes=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=8), puts=st.booleans())
+    def apply_each(self, changes: list[tuple[bytes, bytes | None]], puts: bool) -> None:
+        keys = [key for key, _ in changes]
+        values = [value or b"" if puts else value for _, value in changes]
+        payload_bytes = sum(map(len, keys)) + sum(len(value or b"") for value in values)
+        deletes = None in values
+        self.lsn += len(changes)
+        before = self.table.bytes_used
+        self.table.apply_each(keys, values, self.lsn, payload_bytes, deletes=deletes)
+        assert self.table.bytes_used >= before + payload_bytes
+        self.model.update(zip(keys, values, strict=True))
+
     @rule(target=snapshots)
     def open_snapshot(self) -> tuple[int, Model]:
         return self.table.open_snapshot(), dict(self.model)

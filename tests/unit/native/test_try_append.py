@@ -237,8 +237,9 @@ def try_puts(log: Log, puts: Puts, ticket: int) -> int:
     return lib.kv_log_try_puts(
         log.log,
         len(puts),
-        b"".join(key + (value or b"") for key, value in puts),
+        b"".join(key for key, _ in puts),
         ffi.new("uint32_t[]", [len(key) for key, _ in puts]),
+        b"".join(value or b"" for _, value in puts),
         ffi.new("int32_t[]", [-1 if value is None else len(value) for _, value in puts]),
         ticket,
     )
