@@ -170,9 +170,9 @@ int64_t kv_log_put_relaxed(kv_log *log, const char *key, size_t key_length, cons
  * waits. `relaxed` as for kv_log_append_relaxed. */
 int64_t kv_log_try_append(kv_log *log, const char *data, size_t length, uint64_t ticket,
                           int relaxed);
-/* The same for many batches of one put or delete each, all of them or none: their keys one after the
- * other, and their values, with the lengths (value length -1: a delete). The ticket is that of the
- * last one, and stands for all. */
+/* The same for many batches of one put or delete each, all of them or none: their keys one after
+ * the other, and their values, with the lengths (value length -1: a delete). The ticket is that of
+ * the last one, and stands for all. */
 int64_t kv_log_try_puts(kv_log *log, size_t count, const char *keys, const uint32_t *key_lengths,
                         const char *values, const int32_t *value_lengths, uint64_t ticket);
 /* Queues a MARK when something durable has no later witness; returns 1 if it did, else 0. */
