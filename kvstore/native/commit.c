@@ -8,11 +8,11 @@
  *   are queued already, it begins at once: then Python is what they wait for, and the device works
  *   meanwhile.
  * - Threads that are woken all at once fight for the GIL, which costs each of them another sleep,
- *   and each sleep an interrupt of the other core. So a few are told, in the order of the log, and
- *   each that comes again has the next one told: 64 threads on two cores sleep twice for a put
- *   instead of four times. Should they not come again (they may have other things to do), those
- *   who wait look by themselves after PATIENCE times as long as waiting took lately; then each that
- *   is told tells the next at once.
+ *   and each sleep an interrupt of the other core. So where threads come again within AWAY_NS_MAX a
+ *   few are told, in the order of the log, and each that comes has the next one told: 1.2 times the
+ *   puts of 64 threads on two cores. Elsewhere (they have other things to do) each that is told
+ *   tells the next at once. Who is not told although nobody comes any more looks by himself, after
+ *   PATIENCE times as long as waiting took lately.
  * - Of a round one thread applies all (kv_log_append_apply says which); the others sleep until it
  *   has, and come back with nothing left to do. Should that thread never come to it (a signal
  *   handler has raised), another does after PATIENCE_NS_MAX.
@@ -23,6 +23,7 @@
 #include <limits.h>
 
 #define GATHER_NS_MAX ((uint64_t)500 * 1000)
+#define AWAY_NS_MAX ((uint64_t)100 * 1000)
 #define PATIENCE_NS_MIN ((uint64_t)1000 * 1000)
 enum { PAUSE_SHIFT_MAX = 6, TOLD_AT_ONCE = 3, PATIENCE = 4 };
 
@@ -45,19 +46,37 @@ uint64_t patience_ns(const kv_log *log) {
 }
 
 void tell_first(kv_log *log) {
-    log->tellable = trusted(&log->in_passing_on) ? TOLD_AT_ONCE : UINT_MAX;
+    bool few = log->away_ns < AWAY_NS_MAX && trusted(&log->in_passing_on);
+    log->away_ns = UINT64_MAX;
+    log->tellable = few ? TOLD_AT_ONCE : UINT_MAX;
     wake_next(log);
 }
 
-void tell_late(kv_log *log) {
-    if (clock_ns() - log->told_ns > PATIENCE_NS_MIN) { /* else it is the machine that is slow */
+static void tell_late(kv_log *log) {
+    if (clock_ns() - log->told_ns > PATIENCE_NS_MIN) { /* else others are being told meanwhile */
         log->tellable = UINT_MAX;
         disappoint(&log->in_passing_on);
     }
 }
 
+void was_told(kv_log *log, bool by_another, uint64_t waited_ns) {
+    if (!by_another) {
+        tell_late(log);
+    } else if (log->tellable <= TOLD_AT_ONCE) {
+        log->wait_ns = (7 * log->wait_ns + waited_ns) / 8;
+    }
+}
+
+/* When this thread was told. */
+static __thread uint64_t left_ns;
+
 /* A thread has come, perhaps one that was told. */
 static void tell_another(kv_log *log) {
+    uint64_t away_ns = clock_ns() - left_ns;
+    log->away_ns = away_ns < log->away_ns ? away_ns : log->away_ns;
+    if (log->tellable == 0) {
+        tell_late(log);
+    }
     if (log->tellable == 0) {
         log->in_passing_on.misses = 0;
     }
@@ -190,6 +209,7 @@ int64_t kv_log_append_apply(kv_log *log, const char *data, size_t length, uint64
         tell_another(log);
         int mine = wait_applied(log, lsn);
         result = mine < 0 ? mine : (int64_t)(lsn << 1) | mine;
+        left_ns = clock_ns();
     }
     leave(log);
     return result;

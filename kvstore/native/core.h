@@ -150,8 +150,10 @@ struct kv_log {
 
     /* Telling: see commit.c. */
     unsigned tellable; /* so many of those whose entry is applied may be woken now */
-    uint64_t told_ns;  /* when the last one was */
-    uint64_t wait_ns;  /* what they waited lately */
+    uint64_t
+        away_ns; /* the shortest time after which one who was told has come again, of a round */
+    uint64_t told_ns; /* when the last one was */
+    uint64_t wait_ns; /* what they waited lately */
     trust in_passing_on;
 
     uint64_t taken_lsn;
@@ -221,8 +223,8 @@ int wait_durable(kv_log *log, uint64_t lsn);
 void plan_gathering(kv_log *log);
 /* More is applied: the first of those who wait for that are told. */
 void tell_first(kv_log *log);
-/* One who waits for that has found out alone: have the others told, if nobody tells them. */
-void tell_late(kv_log *log);
+/* One who waited so long for that knows it now; when not by another, the rest are to be told. */
+void was_told(kv_log *log, bool by_another, uint64_t waited_ns);
 /* How long a thread waits in the list before it looks again by itself. */
 uint64_t patience_ns(const kv_log *log);
 

@@ -78,6 +78,8 @@ kv_log *kv_log_new(const kv_log_config *config, char *note, size_t note_size, in
     }
     log->next_lsn = 1;
     log->tellable = UINT_MAX;
+    log->away_ns = UINT64_MAX;
+    log->wait_ns = PATIENCE_NS_MAX;
     log->generation = fork_generation;
     log->owner = pthread_self();
     log->eventfd = -1;

@@ -433,11 +433,8 @@ static bool satisfied(const kv_log *log, const waiter *w) {
 }
 
 void wake_next(kv_log *log) {
-    if (log->tellable == 0) {
-        return;
-    }
     for (waiter *w = log->waiters_first; w && w->lsn <= log->durable_lsn; w = w->next) {
-        if (satisfied(log, w)) {
+        if (satisfied(log, w) && !(w->applied && log->tellable == 0)) {
             if (w->applied) {
                 log->tellable--;
                 log->told_ns = clock_ns();
@@ -521,11 +518,7 @@ bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns) {
         unlink_waiter(log, me);
     }
     if (me->applied && satisfied(log, me)) {
-        if (woken) {
-            log->wait_ns = (7 * log->wait_ns + clock_ns() - began_ns) / 8;
-        } else {
-            tell_late(log);
-        }
+        was_told(log, woken, clock_ns() - began_ns);
     }
     pthread_cond_destroy(&me->cond);
     wake_next(log);

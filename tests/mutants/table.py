@@ -253,7 +253,7 @@ MUTANTS = (
         (
             Edit(
                 "native/ticket.c",
-                "log->applying = false;\n    wake_next(log);\n",
+                "log->applying = false;\n    tell_first(log);\n",
                 "log->applying = false;\n",
             ),
         ),
