@@ -13,12 +13,13 @@ Entry = tuple[bytes, bytes]
 
 
 class RunningScan:
-    """A scan that has begun: the moment it reads, and the entries it has given out last."""
+    """A scan that has begun: what it reads (a tree, or the pin of a snapshot), and the entries
+    it has given out last."""
 
-    __slots__ = ("entries", "pin")
+    __slots__ = ("entries", "source")
 
-    def __init__(self, pin: object) -> None:
-        self.pin = pin
+    def __init__(self, source: object) -> None:
+        self.source = source
         self.entries: list[Entry] = []
 
 

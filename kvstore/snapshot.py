@@ -8,7 +8,7 @@ memory of the memtables it pins and the disk space of the tables it pins, until 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from kvstore.batch import check_key
 from kvstore.errors import ClosedError
 from kvstore.memtable import ABSENT, MemTable
 from kvstore.native import BytesLike
+from kvstore.sstable import Cursor, View
 from kvstore.tree import Tree, TreeState
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-__all__ = ["Pin", "Snapshot", "end_scans", "scan", "scan_range"]
+__all__ = ["Pin", "Snapshot", "end_scans", "scan", "scan_lists", "scan_range"]
 
 Entries = list[tuple[bytes, bytes | None]]
+Begun = tuple[View, list[Entry]] | None
 
 _FIRST_CHUNK = 64
 _CHUNK_GROWTH = 4
 _CHUNK_MAX = 1024
+_NOW = 1 << 63  # no LSN is that large
 
 
 class Pin:
@@ -90,11 +93,25 @@ class Pin:
         return sum(map(len, self.chunks(None, None, reverse=False, first_chunk=_CHUNK_MAX)))
 
     def chunks(
-        self, start: bytes | None, stop: bytes | None, *, reverse: bool, first_chunk: int
+        self,
+        start: bytes | None,
+        stop: bytes | None,
+        *,
+        reverse: bool,
+        first_chunk: int,
+        begun: Begun = None,
     ) -> Chunks:
         """Entries with start <= key < stop in order; ``first_chunk``: how many are likely to be
-        wanted."""
-        return Chunks(self._pinned(), self._lsn, start, stop, reverse=reverse, size=first_chunk)
+        wanted. ``begun`` is that of Chunks."""
+        return Chunks(
+            self._pinned(),
+            self._lsn,
+            start,
+            stop,
+            reverse=reverse,
+            size=first_chunk,
+            begun=begun,
+        )
 
     def memtables(self) -> list[MemTable]:
         """Those that a scan reads."""
@@ -105,7 +122,8 @@ class Pin:
 class Chunks:
     """An iterator over the entries of a range, in lists of growing length, none empty.
 
-    What it raises it may raise again: it goes on where it was, without a gap.
+    ``begun``: what was read of a view before, from the beginning of the range on. What it raises it
+    may raise again: it goes on where it was, without a gap.
     """
 
     def __init__(
@@ -117,6 +135,7 @@ class Chunks:
         *,
         reverse: bool,
         size: int,
+        begun: Begun = None,
     ) -> None:
         self._size, self._reverse = size, reverse
         self._memory = [(memtable, memtable.last_lsn) for memtable in state.sealed]  # newest first
@@ -125,31 +144,28 @@ class Chunks:
         self._start, self._stop = start, stop
         self._after: bytes | None = None
         """The last key that was handed out, or passed over; of the memtables."""
-        self._tables = state.view.cursor(start, stop, reverse) if state.view.tables else None
+        self._tables = _TableLists(state.view, start, stop, reverse, begun)
+        self._tables_left = bool(state.view.tables)
         self._tables_alone = not self._memory
         self._from_tables: Entries = []
         """Read, and not yet handed out."""
 
     def only_resident(self, only: bool) -> None:
         """From now on BlockingIOError is raised instead of waiting for the disk, or no longer."""
-        if self._tables is not None:
-            self._tables.only_resident(only)
+        self._tables.only_resident(only)
 
     def __iter__(self) -> Iterator[list[Entry]]:
         return self
 
     def __next__(self) -> list[Entry]:
-        live = self._read_tables() if self._tables_alone else self._read_merged()
+        live = self._tables.read(self._size) if self._tables_alone else self._read_merged()
         if not live:
             raise StopIteration
         self._size = min(self._size * _CHUNK_GROWTH, _CHUNK_MAX)
         return live
 
-    def _read_tables(self) -> list[Entry]:
-        return self._tables.read(self._size) if self._tables is not None else []
-
     def _read_merged(self) -> list[Entry]:
-        while self._memory or self._tables is not None:
+        while self._memory or self._tables_left:
             merged = self._take_merged()
             if live := [entry for entry in merged if entry[1] is not None]:
                 return live  # type: ignore[return-value]
@@ -162,36 +178,118 @@ class Chunks:
 
         Memtables are asked for that range only: they often have few of its keys.
         """
-        if not self._from_tables and self._tables is not None:
+        if not self._from_tables and self._tables_left:
             self._from_tables = [*self._tables.read(self._size)]
-            if not self._from_tables:
-                self._tables = None
-        bound = self._from_tables[-1][0] if self._from_tables else None
-        parts: list[Entries] = []
-        for memtable, lsn in self._memory:
-            part, last = memtable.read_range(
-                lsn,
-                self._start,
-                self._stop,
-                after=self._after,
-                until=bound,
-                reverse=self._reverse,
-                keys_max=self._size,
-            )
-            bound = bound if last is None else last
-            parts.append(part)
-        parts.append(self._from_tables)
+            self._tables_left = bool(self._from_tables)
+        tables, reverse = self._from_tables, self._reverse
+        parts, bound = _read_memory(
+            self._memory,
+            self._start,
+            self._stop,
+            after=self._after,
+            until=tables[-1][0] if tables else None,
+            reverse=reverse,
+            keys_max=self._size,
+        )
         if bound is None:
-            merged = _newest_of(parts, reverse=self._reverse)
             self._memory, self._from_tables = [], []
-            return merged
-        parts = [part[: _count_until(part, bound, reverse=self._reverse)] for part in parts]
-        merged = _newest_of(parts, reverse=self._reverse)
-        self._after, self._from_tables = bound, self._from_tables[len(parts[-1]) :]
-        return merged
+            return _newest_of([*parts, tables], reverse=reverse)
+        taken = _count_until(tables, bound, reverse=reverse)
+        self._after, self._from_tables = bound, tables[taken:]
+        return _newest_of([*parts, tables[:taken]], reverse=reverse)
 
 
-def _count_until(entries: Entries, key: bytes, *, reverse: bool) -> int:
+def _read_memory(
+    memory: list[tuple[MemTable, int]],
+    start: bytes | None,
+    stop: bytes | None,
+    *,
+    after: bytes | None,
+    until: bytes | None,
+    reverse: bool,
+    keys_max: int,
+) -> tuple[list[Entries], bytes | None]:
+    """What memtables have of a range behind ``after`` and up to ``until``, at those LSNs; and the
+    key up to which that is all: ``until``, or one before it, when they have more than is wanted.
+    """
+    parts: list[Entries] = []
+    bound = until
+    for memtable, lsn in memory:
+        part, last = memtable.read_range(
+            lsn, start, stop, after=after, until=bound, reverse=reverse, keys_max=keys_max
+        )
+        bound = bound if last is None else last
+        parts.append(part)
+    if bound is not None and bound is not until:
+        parts = [part[: _count_until(part, bound, reverse=reverse)] for part in parts]
+    return parts, bound
+
+
+class _TableLists:
+    """The entries of a view in a range, list by list: the first without a cursor, which most scans
+    then need not have.
+    """
+
+    __slots__ = (
+        *("_begun", "_cursor", "_ended", "_is_begun", "_only_resident"),
+        *("_reverse", "_start", "_stop", "_view"),
+    )
+
+    def __init__(
+        self,
+        view: View,
+        start: bytes | None,
+        stop: bytes | None,
+        reverse: bool,
+        begun: Begun,
+    ) -> None:
+        self._view, self._start, self._stop, self._reverse = view, start, stop, reverse
+        self._begun = begun[1] if begun is not None and begun[0] is view else None
+        self._is_begun = self._only_resident = False
+        self._ended = not view.tables
+        self._cursor: Cursor | None = None
+
+    def only_resident(self, only: bool) -> None:
+        self._only_resident = only
+        if self._cursor is not None:
+            self._cursor.only_resident(only)
+
+    def read(self, entries_max: int) -> list[Entry]:
+        """The next entries, at least one and at most ``entries_max`` but for those that were begun
+        with; none at the end. Raises as Cursor.read does.
+        """
+        if self._ended:
+            return []
+        if not self._is_begun:
+            entries = self._read_first(entries_max) if self._begun is None else self._begun
+            self._is_begun = True
+            if entries:
+                last = entries[-1][0]
+                if self._reverse:
+                    self._stop = last
+                else:
+                    self._start = last + b"\0"
+            if entries or self._ended:
+                return entries
+        if self._cursor is None:
+            self._cursor = self._view.cursor(self._start, self._stop, self._reverse)
+            self._cursor.only_resident(self._only_resident)
+        return self._cursor.read(entries_max)
+
+    def _read_first(self, entries_max: int) -> list[Entry]:
+        entries, self._ended = self._view.first(
+            self._start,
+            self._stop,
+            entries_max,
+            reverse=self._reverse,
+            only_resident=self._only_resident,
+        )
+        return entries
+
+
+def _count_until(
+    entries: Sequence[tuple[bytes, bytes | None]], key: bytes, *, reverse: bool
+) -> int:
     """How many of them come no later than ``key``."""
     if not entries or entries[-1][0] == key:
         return len(entries)
@@ -227,10 +325,12 @@ def scan(
     caller's: it comes from a list (half the time of a generator's). So whoever closes the store
     empties the list, the iterator asks for the next one, and is told.
     """
-    return chain.from_iterable(_scan(access, source, start, stop, reverse=reverse, limit=limit))
+    return chain.from_iterable(
+        scan_lists(access, source, start, stop, reverse=reverse, limit=limit)
+    )
 
 
-def _scan(
+def scan_lists(
     access: Access,
     source: Tree | Pin,
     start: bytes | None,
@@ -239,23 +339,74 @@ def _scan(
     reverse: bool,
     limit: int | None,
 ) -> Iterator[list[Entry]]:
-    access.check_open()
-    pin = source if isinstance(source, Pin) else Pin(source)
-    running = RunningScan(pin)
+    """The lists that ``scan`` takes its entries from."""
+    if access.refusal is not None:
+        access.refuse()
+    if limit == 0:
+        return
+    size = _FIRST_CHUNK if limit is None else min(limit, _CHUNK_MAX)
+    pin: Pin | None = None
+    running = RunningScan(source)
     access.scans.add(running)
     try:
-        first = _FIRST_CHUNK if limit is None else max(1, min(limit, _CHUNK_MAX))
-        chunks = pin.chunks(start, stop, reverse=reverse, first_chunk=first)
-        yield from _give_out(access, pin, running, chunks, limit)
+        if isinstance(source, Pin):
+            chunks = source.chunks(start, stop, reverse=reverse, first_chunk=size)
+        else:
+            state = source.state
+            entries, are_all, read = _first_list(state, start, stop, reverse=reverse, size=size)
+            if are_all or (limit is not None and len(entries) >= limit):
+                # Most scans end here, and need neither a pin nor a cursor.
+                running.entries = entries = entries[:limit]
+                if access.refusal is None:
+                    yield entries
+                if access.refusal is not None:
+                    access.refuse()
+                return
+            pin = Pin(source)
+            chunks = pin.chunks(
+                start, stop, reverse=reverse, first_chunk=size, begun=(state.view, read)
+            )
+        yield from _give_out(access, source, running, chunks, limit)
     finally:
         access.scans.discard(running)
-        if pin is not source:
+        if pin is not None:
             pin.close()
+
+
+def _first_list(
+    state: TreeState, start: bytes | None, stop: bytes | None, *, reverse: bool, size: int
+) -> tuple[list[Entry], bool, list[Entry]]:
+    """The first entries of a range at one moment of this call; whether those are all; and what was
+    read from the tables for it.
+
+    The moment need not be pinned: the memtable that is written to is read once, and everything else
+    never changes.
+    """
+    tables, are_all = state.view.first(start, stop, size, reverse=reverse)
+    if not state.recent and not state.sealed:
+        return tables, are_all, tables
+    if not tables and not are_all:
+        return [], False, tables  # whatever it is that a cursor has to deal with
+    until = None if are_all else tables[-1][0]
+    parts, bound = _read_memory(
+        [(memtable, _NOW) for memtable in (state.memtable, *state.sealed)],
+        start,
+        stop,
+        after=None,
+        until=until,
+        reverse=reverse,
+        keys_max=size,
+    )
+    if not any(parts) and bound is until:
+        return tables, are_all, tables
+    older = tables if bound is None else tables[: _count_until(tables, bound, reverse=reverse)]
+    newest = _newest_of([*parts, [*older]], reverse=reverse)
+    return [(key, value) for key, value in newest if value is not None], bound is None, tables
 
 
 def _give_out(
     access: Access,
-    pin: Pin,
+    source: Tree | Pin,
     running: RunningScan,
     chunks: Iterator[list[Entry]],
     left: int | None,
@@ -265,13 +416,13 @@ def _give_out(
         if left is not None:
             left -= len(entries)
         running.entries = entries
-        if access.refusal is None and pin.state is not None:
+        if access.refusal is None and source.state is not None:
             yield entries
-        if access.refusal is not None or pin.state is None:
+        if access.refusal is not None or source.state is None:
             break
         if left is not None and left <= 0:
             return
-    if access.refusal is not None or pin.state is None:
+    if access.refusal is not None or source.state is None:
         # What was read while somebody closed it may lack entries.
         access.check_open()
         raise ClosedError("the snapshot")
@@ -280,7 +431,7 @@ def _give_out(
 def end_scans(access: Access, pin: Pin | None = None) -> None:
     """Has the running scans (of ``pin``, or all) meet that what they read was closed."""
     for running in list(access.scans):
-        if pin is None or running.pin is pin:
+        if pin is None or running.source is pin:
             running.entries.clear()
 
 

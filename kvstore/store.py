@@ -11,6 +11,7 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from kvstore import paths
@@ -25,7 +26,7 @@ from kvstore.native import BytesLike
 from kvstore.options import KEY_BYTES_MAX, VALUE_BYTES_MAX, Options, make_options
 from kvstore.pipeline import WritePipeline
 from kvstore.recovery import Recovered, RecoveryReport, VerifyReport, open_store, verify_store
-from kvstore.snapshot import Snapshot, end_scans, scan, scan_range
+from kvstore.snapshot import Snapshot, end_scans, scan_lists, scan_range
 from kvstore.sstable import check_available
 from kvstore.stats import StoreStats, collect_stats
 from kvstore.wal import IoUringConfig, SegmentedWalWriter
@@ -312,9 +313,22 @@ class KVStore(StoreMapping):
         The iterator shows the store as it was when its first entry was asked for, holds no lock,
         and raises ClosedError once the store is closed. O(log n), then O(1) an entry.
         """
-        self._access.check_open()
-        lower, upper = scan_range(start, stop, prefix, limit)
-        return scan(self._access, self._tree, lower, upper, reverse=reverse, limit=limit)
+        if self._access.refusal is not None:
+            self._access.refuse()
+        lower: bytes | None
+        upper: bytes | None
+        if (
+            type(start) is bytes
+            and stop is None
+            and prefix is None
+            and (limit is None or limit >= 0)
+        ):
+            lower, upper = start, None
+        else:
+            lower, upper = scan_range(start, stop, prefix, limit)
+        return chain.from_iterable(
+            scan_lists(self._access, self._tree, lower, upper, reverse=reverse, limit=limit)
+        )
 
     def snapshot(self) -> Snapshot:
         """The store as it is now, for reading: ``with db.snapshot() as s: s.get(k); s.scan()``.

@@ -42,6 +42,8 @@ class TreeState:
     """Newest first."""
     version: Version
     view: View
+    recent: Mapping[bytes, bytes | None] = field(init=False)
+    """What the active memtable holds now."""
     get: Get = field(init=False)
     """``get(key)``: the value; None when there is none."""
     get_resident: Get = field(init=False)
@@ -49,6 +51,7 @@ class TreeState:
 
     def __post_init__(self) -> None:
         newer = tuple(memtable.entries for memtable in (self.memtable, *self.sealed))
+        object.__setattr__(self, "recent", newer[0])
         object.__setattr__(self, "get", self.view.make_get(newer, ABSENT))
         object.__setattr__(self, "get_resident", self.view.make_get_resident(newer, ABSENT))
 

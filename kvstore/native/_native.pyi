@@ -247,6 +247,21 @@ class Lib:
         max_entries: int,
         chunk: CData,
     ) -> int: ...
+    def kv_view_scan(
+        self,
+        view: CData,
+        lower: bytes | CData,
+        lower_length: int,
+        upper: bytes | CData,
+        upper_length: int,
+        reverse: int,
+        only_resident: int,
+        out: CData,
+        out_size: int,
+        lengths: CData,
+        max_entries: int,
+        chunk: CData,
+    ) -> int: ...
     def kv_merge_count(self, merge: CData, max_entries: int, count: CData, chunk: CData) -> int: ...
     def kv_merge_only_resident(self, merge: CData, only_resident: int) -> None: ...
     def kv_merge_feed(

@@ -19,6 +19,7 @@
 #include <stdlib.h>
 
 enum { LOOKED_AT_LEAST = 1024, LOOKED_AT_EACH = 4 };
+enum { SCANNED_RUNS = 16 }; /* by kv_view_scan, on the stack: 5 KB */
 
 static int compare_pieces(const uint8_t *a, size_t a_length, const uint8_t *a_rest,
                           size_t a_rest_length, const uint8_t *b, size_t b_length,
@@ -170,6 +171,7 @@ static void fill_stop(const kv_merge *m, int status, kv_chunk *chunk) {
 
 int kv_merge_peek(kv_merge *m, kv_entry *out, kv_chunk *chunk) {
     int status;
+    m->wanted = SIZE_MAX;
     while (!(status = settle(m))) {
         const source *s = &m->sources[m->winner.source];
         if (!s->shadowed) {
@@ -235,6 +237,7 @@ int kv_merge_read(kv_merge *m, char *out, size_t out_size, uint32_t *lengths, si
     uint32_t differ[2] = {0, 0};
     int status = KV_FULL;
     *chunk = (kv_chunk){.key_length = -1, .value_length = -1};
+    m->wanted = max_entries;
     while (count < max_entries && !(status = next_live(m, &looks))) {
         const source *s = &m->sources[m->winner.source];
         uint32_t *here = lengths + 2 * count;
@@ -264,6 +267,7 @@ int kv_merge_count(kv_merge *m, size_t max_entries, uint64_t *count, kv_chunk *c
     uint64_t looks = LOOKED_AT_EACH * (uint64_t)max_entries + LOOKED_AT_LEAST - max_entries;
     int status = KV_MORE;
     *chunk = (kv_chunk){.key_length = -1, .value_length = -1};
+    m->wanted = max_entries;
     while (chunk->count < max_entries && !(status = next_live(m, &looks))) {
         chunk->count++;
         advance(m);
@@ -291,18 +295,6 @@ int kv_merge_feed(kv_merge *m, uint32_t slot, uint64_t index, const char *plain,
 }
 
 /* ---- beginning and end ---- */
-
-static bool copy_bound(const char *key, size_t length, uint8_t **copy, size_t *copy_length) {
-    if (!key) {
-        return true;
-    }
-    *copy = malloc(length ? length : 1);
-    *copy_length = length;
-    if (*copy && length) {
-        memcpy(*copy, key, length);
-    }
-    return *copy;
-}
 
 /* How many bytes all keys between the bounds share, of those that the sources hold. */
 static size_t shared_bytes(const kv_merge *m) {
@@ -338,39 +330,71 @@ static size_t shared_bytes(const kv_merge *m) {
     return common_prefix(low, low_length, high, high_length);
 }
 
-kv_merge *kv_merge_new(kv_view *view, const char *lower, size_t lower_length, const char *upper,
-                       size_t upper_length, int reverse) {
-    kv_merge *m = calloc(1, sizeof *m);
-    if (!m) {
-        return NULL;
-    }
-    m->view = view;
-    m->reverse = reverse;
-    m->sources = calloc(view->run_count + 1, sizeof *m->sources);
-    m->losers = calloc(view->run_count + 1, sizeof *m->losers);
-    if (!m->sources || !m->losers ||
-        !copy_bound(lower, lower_length, &m->lower, &m->lower_length) ||
-        !copy_bound(upper, upper_length, &m->upper, &m->upper_length)) {
-        kv_merge_free(m);
-        return NULL;
-    }
-    bool some = !lower || !upper || compare_keys(lower, lower_length, upper, upper_length) < 0;
-    for (size_t i = 0; some && i < view->run_count; i++) {
+/* Begins a merge whose view, direction, bounds and room for all runs are set: finds the runs that
+ * overlap the range. Nothing is read yet. */
+static void place_sources(kv_merge *m) {
+    bool some = !m->lower || !m->upper ||
+                compare_keys(m->lower, m->lower_length, m->upper, m->upper_length) < 0;
+    for (size_t i = 0; some && i < m->view->run_count; i++) {
         source *s = &m->sources[m->count];
-        s->run = &view->runs[i];
+        *s = (source){.run = &m->view->runs[i]};
         m->count += source_place(m, s);
     }
     m->common = shared_bytes(m);
+}
+
+/* A copy of the bound at *to, which moves on behind it; NULL for NULL. */
+static const uint8_t *copy_bound(const char *key, size_t length, uint8_t **to) {
+    uint8_t *copy = *to;
+    if (key && length) {
+        memcpy(copy, key, length);
+    }
+    *to += length;
+    return key ? copy : NULL;
+}
+
+kv_merge *kv_merge_new(kv_view *view, const char *lower, size_t lower_length, const char *upper,
+                       size_t upper_length, int reverse) {
+    /* One piece of memory: it is made for every scan. */
+    size_t runs = view->run_count + 1;
+    size_t each = sizeof(source) + sizeof(player);
+    kv_merge *m = malloc(sizeof *m + runs * each + lower_length + upper_length);
+    if (!m) {
+        return NULL;
+    }
+    *m = (kv_merge){.view = view,
+                    .reverse = reverse,
+                    .lower_length = lower_length,
+                    .upper_length = upper_length};
+    m->sources = (source *)(m + 1);
+    m->losers = (player *)(m->sources + runs);
+    uint8_t *bounds = (uint8_t *)(m->losers + runs);
+    m->lower = copy_bound(lower, lower_length, &bounds);
+    m->upper = copy_bound(upper, upper_length, &bounds);
+    place_sources(m);
     return m;
 }
 
-void kv_merge_free(kv_merge *m) {
-    if (!m) {
-        return;
+void kv_merge_free(kv_merge *m) { free(m); }
+
+int kv_view_scan(kv_view *view, const char *lower, size_t lower_length, const char *upper,
+                 size_t upper_length, int reverse, int only_resident, char *out, size_t out_size,
+                 uint32_t *lengths, size_t max_entries, kv_chunk *chunk) {
+    source sources[SCANNED_RUNS];
+    player losers[SCANNED_RUNS];
+    if (view->run_count > SCANNED_RUNS) {
+        *chunk = (kv_chunk){.key_length = -1, .value_length = -1};
+        return KV_MORE;
     }
-    free(m->sources);
-    free(m->losers);
-    free(m->lower);
-    free(m->upper);
-    free(m);
+    kv_merge m = {.view = view,
+                  .reverse = reverse,
+                  .only_resident = only_resident,
+                  .sources = sources,
+                  .losers = losers,
+                  .lower = (const uint8_t *)lower,
+                  .upper = (const uint8_t *)upper,
+                  .lower_length = lower_length,
+                  .upper_length = upper_length};
+    place_sources(&m);
+    return kv_merge_read(&m, out, out_size, lengths, max_entries, chunk);
 }

@@ -51,6 +51,15 @@ static void fetch_block(const kv_table *table, uint32_t index) {
     }
 }
 
+/* Has the block behind this one fetched, unless the caller is likely to be content with this. */
+static void fetch_next(const kv_merge *m, const source *s) {
+    const kv_table *table = m->view->tables[s->slot];
+    bool is_last = m->reverse ? !s->index : s->index + 1 == table->index.count;
+    if (!is_last && s->end - s->begin < m->wanted) {
+        fetch_block(table, m->reverse ? s->index - 1 : s->index + 1);
+    }
+}
+
 /* Reads ahead for a walk, each time twice as much, beginning with its third block: most scans end
  * before. An event loop's does without: what it meets that is not in memory it leaves to a thread.
  */
@@ -162,11 +171,6 @@ static int open_block(const kv_merge *m, source *s) {
     int state = view_need_block(m->view, table, s->index);
     if (state == BLOCK_PLAIN) {
         s->plain = table_block(table, s->index);
-        uint32_t blocks = table->index.count;
-        if (m->reverse ? s->index > 0 : s->index + 1 < blocks) {
-            uint32_t next = m->reverse ? s->index - 1 : s->index + 1;
-            fetch_block(table, next);
-        }
         return 0;
     }
     if (state != BLOCK_COMPRESSED) {
@@ -194,6 +198,7 @@ int source_load(kv_merge *m, source *s) {
         }
         clip_block(m, s);
         if (s->begin < s->end) {
+            fetch_next(m, s);
             take_lead(m, s);
             s->at = m->reverse ? s->end - 1 : s->begin;
             source_stand(m, s);

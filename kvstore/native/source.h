@@ -46,12 +46,13 @@ struct kv_merge {
     bool moved;   /* the winner has left its block */
     bool damaged; /* for good */
     bool only_resident;
-    bool refused; /* only_resident has met an index that was not in memory */
+    bool refused;  /* only_resident has met an index that was not in memory */
+    size_t wanted; /* entries by the caller of now, at most */
     source *sources;
     player *losers; /* of nodes 1..count - 1; the leaf of source i is node count + i */
     player winner;
-    uint32_t count, loaded; /* sources, and how many of them have loaded their first block */
-    uint8_t *lower, *upper; /* NULL: no bound */
+    uint32_t count, loaded;       /* sources, and how many of them have loaded their first block */
+    const uint8_t *lower, *upper; /* NULL: no bound */
     size_t lower_length, upper_length;
     size_t common; /* bytes that all keys of the range share */
     uint32_t slot; /* where it stopped for KV_DAMAGED or KV_NEED_BLOCK */

@@ -157,6 +157,13 @@ void kv_merge_free(kv_merge *merge);
  * + 1024 entries a call. */
 int kv_merge_read(kv_merge *merge, char *out, size_t out_size, uint32_t *lengths,
                   size_t max_entries, kv_chunk *chunk);
+/* What kv_merge_new, kv_merge_only_resident, kv_merge_read and kv_merge_free in a row do, without
+ * memory of its own: for scans that one list answers. When more is wanted, or it stopped for
+ * anything but KV_END, a merge goes on behind the last key. Of a view with very many runs it gives
+ * nothing, and KV_MORE. */
+int kv_view_scan(kv_view *view, const char *lower, size_t lower_length, const char *upper,
+                 size_t upper_length, int reverse, int only_resident, char *out, size_t out_size,
+                 uint32_t *lengths, size_t max_entries, kv_chunk *chunk);
 /* Adds to *count the live entries it passes, at most max_entries a call; returns as kv_merge_read
  * does, KV_MORE for KV_FULL. */
 int kv_merge_count(kv_merge *merge, size_t max_entries, uint64_t *count, kv_chunk *chunk);

@@ -108,8 +108,53 @@ class NativeView:
             return bytes(ffi.buffer(out, length))
         return None if length in (lib.KV_ABSENT, lib.KV_DELETED) else self.find(key)
 
+    def scan(
+        self,
+        lower: bytes | None,
+        upper: bytes | None,
+        *,
+        reverse: bool = False,
+        out_bytes: int = 1 << 20,
+        max_entries: int = 1000,
+        only_resident: bool = False,
+    ) -> tuple[int, list[Entry]]:
+        """One call of kv_view_scan: (status, entries)."""
+        chunk = ffi.new("kv_chunk *")
+        out, lengths = ffi.new("char[]", out_bytes), ffi.new("uint32_t[]", 2 * max_entries)
+        status = lib.kv_view_scan(
+            self.handle,
+            ffi.NULL if lower is None else lower,
+            len(lower or b""),
+            ffi.NULL if upper is None else upper,
+            len(upper or b""),
+            reverse,
+            only_resident,
+            out,
+            out_bytes,
+            lengths,
+            max_entries,
+            chunk,
+        )
+        return status, output_entries(chunk, out, out_bytes, lengths)
+
     def may_contain(self, key: bytes) -> bool:
         return bool(lib.kv_view_may_contain(self.handle, key, len(key), hash32(key)))
+
+
+def output_entries(chunk: Any, out: Any, out_bytes: int, lengths: Any) -> list[Entry]:
+    """What a kernel has written, held against what it says of it."""
+    data, at = bytes(ffi.buffer(out, out_bytes)), 0
+    entries: list[Entry] = []
+    for i in range(chunk.count):
+        key, value = lengths[2 * i], lengths[2 * i + 1]
+        entries.append((data[at : at + key], data[at + key : at + key + value]))
+        at += key + value
+    assert at == chunk.bytes
+    keys = {len(key) for key, _ in entries}
+    values = {len(value or b"") for _, value in entries}
+    for found, told in (keys, chunk.key_length), (values, chunk.value_length):
+        assert told == (found.pop() if len(found) == 1 else -1)
+    return entries
 
 
 class NativeMerge:
@@ -154,21 +199,7 @@ class NativeMerge:
         """One call: (status, entries)."""
         out, lengths = ffi.new("char[]", out_bytes), ffi.new("uint32_t[]", 2 * max_entries)
         status = lib.kv_merge_read(self.handle, out, out_bytes, lengths, max_entries, self.chunk)
-        data, at = bytes(ffi.buffer(out, out_bytes)), 0
-        entries: list[Entry] = []
-        for i in range(self.chunk.count):
-            key, value = lengths[2 * i], lengths[2 * i + 1]
-            entries.append((data[at : at + key], data[at + key : at + key + value]))
-            at += key + value
-        assert at == self.chunk.bytes
-        self._check_lengths(entries)
-        return status, entries
-
-    def _check_lengths(self, entries: list[Entry]) -> None:
-        keys = {len(key) for key, _ in entries}
-        values = {len(value or b"") for _, value in entries}
-        for lengths, told in (keys, self.chunk.key_length), (values, self.chunk.value_length):
-            assert told == (lengths.pop() if len(lengths) == 1 else -1)
+        return status, output_entries(self.chunk, out, out_bytes, lengths)
 
     def entries(self, out_bytes: int = 1 << 20, max_entries: int = 1000) -> Iterator[Entry]:
         """All that is left; raises Damaged."""

@@ -78,6 +78,58 @@ def test_a_merge_gives_what_is_live_in_order(
     assert merge.read() == (lib.KV_END, []), "the end is final"
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    runs=st.lists(entry_lists(25), min_size=0, max_size=7),
+    cut=st.integers(0, 40),
+    lower=st.none() | keys,
+    upper=st.none() | keys,
+    reverse=st.booleans(),
+    block_bytes=st.sampled_from([1, 60, 4096]),
+    kinds=st.sampled_from([(0,), (0, 1)]),
+    out_bytes=st.sampled_from([0, 30, 400, 1 << 16]),
+    max_entries=st.sampled_from([1, 2, 7, 1000]),
+)
+def test_a_scan_of_one_call_gives_the_first_of_what_is_live(
+    *,
+    runs: list[list[Entry]],
+    cut: int,
+    lower: bytes | None,
+    upper: bytes | None,
+    reverse: bool,
+    block_bytes: int,
+    kinds: tuple[int, ...],
+    out_bytes: int,
+    max_entries: int,
+) -> None:
+    view = view_of(runs, cut, block_bytes, kinds)
+    expected = live(runs, lower, upper, reverse=reverse)
+    status, entries = view.scan(
+        lower, upper, reverse=reverse, out_bytes=out_bytes, max_entries=max_entries
+    )
+    assert entries == expected[: len(entries)]
+    assert len(entries) <= max_entries
+    if status == lib.KV_END:
+        assert entries == expected
+    elif status == lib.KV_NEED_BLOCK:
+        assert kinds != (0,)
+    elif status == lib.KV_NEED_ROOM:
+        assert not entries
+    else:
+        assert status == lib.KV_FULL
+        assert len(entries) in range(1, max_entries + 1)
+    key, value = expected[0] if expected else (b"", b"")
+    if kinds == (0,) and len(key) + len(value or b"") <= out_bytes:
+        assert bool(entries) == bool(expected)
+
+
+def test_a_scan_of_one_call_leaves_very_many_runs_to_a_merge() -> None:
+    few: list[list[Entry]] = [[(b"%02d" % i, b"v")] for i in range(16)]
+    assert view_of(few).scan(None, None) == (lib.KV_END, live(few))
+    many: list[list[Entry]] = [*few, [(b"x", b"")]]
+    assert view_of(many).scan(None, None) == (lib.KV_MORE, [])
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     runs=st.lists(entry_lists(25), min_size=1, max_size=5),

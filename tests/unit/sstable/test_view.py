@@ -106,6 +106,11 @@ def test_a_view_reads_as_a_dict_does(
         expected.reverse()
     assert read_all(view.cursor(start, stop, reverse), step) == expected
     assert view.cursor(start, stop, reverse).count() == len(expected)
+    first, are_all = view.first(start, stop, step, reverse=reverse)
+    assert first == expected[: len(first)]
+    assert len(first) <= step
+    assert not are_all or first == expected
+    assert kinds != "plain" or len(first) == min(step, len(expected))
 
 
 def test_an_empty_view_holds_nothing() -> None:
@@ -409,6 +414,10 @@ def test_a_scan_gives_what_is_before_the_damage_and_never_goes_on(
     before = [entry for block in blocks[:3] for entry in block.entries]
     behind = [entry for block in blocks[4:] for entry in block.entries]
     for reverse, expected in ((False, before), (True, behind[::-1])):
+        first, are_all = view.first(None, None, 1000, reverse=reverse)
+        assert not are_all
+        assert first == expected[: len(first)]
+        assert kinds != KINDS["plain"] or first == expected
         cursor = view.cursor(reverse=reverse)
         got: list[tuple[bytes, bytes]] = []
         while len(got) < len(expected):

@@ -209,7 +209,7 @@ def test_a_scan_shows_the_moment_of_its_first_entry(db: KVStore) -> None:
 
 
 def test_a_scan_that_is_dropped_gives_its_snapshot_up(db: KVStore) -> None:
-    fill(db, {b"%d" % i: b"" for i in range(10)})
+    fill(db, {b"%d" % i: b"" for i in range(100)})  # more than one list, which needs none
     scan = db.scan()
     next(scan)
     assert sum(db._tree.state.memtable._snapshots.values()) == 1

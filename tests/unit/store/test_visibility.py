@@ -157,9 +157,47 @@ def test_a_batch_is_never_seen_in_part(tmp_path: Path, backend: str, *, sync: bo
             while not done.is_set():
                 assert len({value for _, value in db.scan()}) == 1
                 assert len({value for _, value in db.scan(reverse=True)}) == 1
+                assert len({value for _, value in db.scan(limit=2)}) == 1
 
         run_threads(write_all, read_points, read_scans)
     assert len(set(contents(tmp_path / "db").values())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_short_scan_shows_one_moment_of_memory_and_tables(
+    tmp_path: Path, *, reverse: bool
+) -> None:
+    """One unit moves about among keys that are in the tables as well: every scan finds one."""
+    names = [b"%02d" % i for i in range(8)]
+    with kvstore.open(tmp_path / "db", sync=False) as db:
+        db.update(dict.fromkeys(names[1:], b"0"))
+        db.put(names[0], b"1")
+        db.flush()
+        done = threading.Event()
+
+        def move() -> None:
+            holder = names[0]
+            for i in range(600):
+                batch = kvstore.WriteBatch()
+                receiver = names[5 * i % 8]
+                batch.delete(holder)  # hides what the tables say of it
+                batch.put(receiver, b"1")
+                db.write(batch)
+                if receiver != holder:
+                    db.delete(holder)
+                holder = receiver
+                if i % 40 == 0:
+                    db.flush()
+            done.set()
+
+        def read() -> None:
+            while not done.is_set():
+                for limit in (8, 20, None):
+                    values = [v for _, v in db.scan(b"00", b"08", reverse=reverse, limit=limit)]
+                    assert values.count(b"1") == 1
+
+        run_threads(move, read)
 
 
 def _both(first: bytes, second: bytes, number: int) -> kvstore.WriteBatch:
