@@ -389,6 +389,7 @@ int kv_view_scan(kv_view *view, const char *lower, size_t lower_length, const ch
     kv_merge m = {.view = view,
                   .reverse = reverse,
                   .only_resident = only_resident,
+                  .once = true,
                   .sources = sources,
                   .losers = losers,
                   .lower = (const uint8_t *)lower,

@@ -77,6 +77,21 @@ void table_read_ahead(const kv_table *table, uint64_t offset, uint64_t length) {
     }
 }
 
+bool table_present(const kv_table *table, uint64_t offset, uint64_t length) {
+    if (table->layout.fd < 0 || !length) {
+        return true;
+    }
+#ifdef MADV_POPULATE_READ
+    if (resident(table, offset, length)) {
+        uintptr_t at = (uintptr_t)(table->map + offset);
+        uintptr_t end = at + (uintptr_t)length;
+        at -= at % (uintptr_t)sysconf(_SC_PAGESIZE);
+        return !madvise((void *)at, end - at, MADV_POPULATE_READ);
+    }
+#endif
+    return false;
+}
+
 bool table_filter_resident(const kv_table *table, uint32_t hash) {
     if (!table->layout.filter_length) {
         return true;

@@ -92,6 +92,39 @@ static void read_ahead(const kv_merge *m, source *s, const kv_table *table) {
     s->ahead_bytes = s->ahead_bytes < AHEAD_MAX ? 2 * s->ahead_bytes : AHEAD_MAX;
 }
 
+/* For a scan that ends with this call, from its second block on: has all blocks that it will likely
+ * come to looked at in one go. Those that are in memory need not be read one by one to be checked
+ * (table_present); else they are read ahead, no more than those. */
+static void look_ahead(const kv_merge *m, source *s, const kv_table *table) {
+    uint64_t start = table_block_offset(table, s->index);
+    uint64_t end = table_block_offset(table, s->index + 1);
+    if (!s->walked) {
+        s->walked = 1;
+        return;
+    }
+    s->passed += s->end - s->begin;
+    if (m->only_resident || (s->from <= start && end <= s->to)) {
+        return;
+    }
+    uint64_t left = s->passed < m->wanted ? m->wanted - s->passed : 1;
+    uint64_t length = left < AHEAD_MAX ? left * (s->plain.size / s->plain.count + 1) : AHEAD_MAX;
+    length = length < AHEAD_MAX ? length : AHEAD_MAX;
+    length = length > end - start ? length : end - start;
+    uint64_t first = table_block_offset(table, 0);
+    uint64_t last = table_block_offset(table, table->index.count);
+    if (m->reverse) {
+        s->to = end;
+        s->from = end - first < length ? first : end - length;
+    } else {
+        s->from = start;
+        s->to = last - start < length ? last : start + length;
+    }
+    s->present = table_present(table, s->from, s->to - s->from);
+    if (!s->present) {
+        table_read_ahead(table, s->from, s->to - s->from);
+    }
+}
+
 /* Sets which block of its table is the first in the range. 0, KV_NOT_RESIDENT or KV_DAMAGED. */
 static int enter_table(kv_merge *m, source *s) {
     kv_table *table = m->view->tables[s->slot];
@@ -117,6 +150,8 @@ static int enter_table(kv_merge *m, source *s) {
     }
     s->entered = true;
     s->ahead_bytes = 0;
+    s->from = s->to = 0;
+    s->present = false;
     fetch_block(table, s->index);
     return 0;
 }
@@ -167,8 +202,14 @@ static int open_block(const kv_merge *m, source *s) {
     if (m->only_resident && !table_block_resident(table, s->index)) {
         return KV_NOT_RESIDENT;
     }
-    read_ahead(m, s, table);
-    int state = view_need_block(m->view, table, s->index);
+    if (m->once) {
+        look_ahead(m, s, table);
+    } else {
+        read_ahead(m, s, table);
+    }
+    bool present = s->present && s->from <= table_block_offset(table, s->index) &&
+                   table_block_offset(table, s->index + 1) <= s->to;
+    int state = view_need_block(m->view, table, s->index, present);
     if (state == BLOCK_PLAIN) {
         s->plain = table_block(table, s->index);
         return 0;

@@ -30,6 +30,9 @@ typedef struct {
     uint32_t walked;      /* blocks so far, up to WALKED_MIN */
     uint64_t ahead;       /* up to there, or in reverse from there on, it was read ahead */
     uint64_t ahead_bytes; /* at a time; 0: nothing in this table yet */
+    uint64_t passed;      /* entries of blocks that it has left, when m->once */
+    uint64_t from, to;    /* of this table, what look_ahead has looked at, and that it is present */
+    bool present;
     block plain;
     uint64_t lead;        /* what the block's prefix gives to the head of every key... */
     uint32_t lead_bytes;  /* ...and how many bytes that is */
@@ -47,6 +50,7 @@ struct kv_merge {
     bool damaged; /* for good */
     bool only_resident;
     bool refused;  /* only_resident has met an index that was not in memory */
+    bool once;     /* no more than that will be read */
     size_t wanted; /* entries by the caller of now, at most */
     source *sources;
     player *losers; /* of nodes 1..count - 1; the leaf of source i is node count + i */

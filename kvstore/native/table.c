@@ -2,7 +2,9 @@
  *
  * A part is read by pread before the mapping of it is touched, so that a bad sector is an error
  * that can be told, and not a SIGBUS. The checksum is that of the bytes read, the structure is
- * checked in the mapping, which shows the same pages.
+ * checked in the mapping, which shows the same pages. Blocks that a short scan will come to need
+ * no pread when the kernel has just said that they are there (source.c): what is in memory was
+ * read without an error.
  */
 #include "table.h"
 
@@ -26,6 +28,7 @@ typedef struct {
     int what;        /* KV_PART_... */
     uint64_t offset; /* in the file */
     uint64_t length; /* trailer included; at least TRAILER */
+    bool present;    /* to be read from the mapping */
     /* Out, when it was found right: */
     int kind;
     uint32_t plain_bytes;
@@ -79,7 +82,7 @@ static int part_scan(const kv_table *table, const part *p, uint32_t *crc,
             size = PIECE - TRAILER;
         }
         const uint8_t *piece = table->map + p->offset + done;
-        if (table->layout.fd >= 0) {
+        if (table->layout.fd >= 0 && !p->present) {
             int error = read_fully(table->layout.fd, buffer, size, p->offset + done);
             if (error) {
                 return error;
@@ -286,11 +289,12 @@ int kv_table_check_plain(kv_table *table, uint64_t index, const char *plain, siz
     return 0;
 }
 
-int table_verify_block(kv_table *table, uint32_t index) {
+int table_verify_block(kv_table *table, uint32_t index, bool present) {
     uint64_t offset = table_block_offset(table, index);
     part p = {.what = KV_PART_DATA,
               .offset = offset,
-              .length = table_block_offset(table, index + 1) - offset};
+              .length = table_block_offset(table, index + 1) - offset,
+              .present = present};
     uint32_t crc = 0;
     int state = KV_DAMAGED;
     if (!part_verify(table, &p, &crc)) {
@@ -316,7 +320,7 @@ int kv_table_check_block(kv_table *table, uint64_t index) {
     if (index >= table->index.count) {
         return -EINVAL;
     }
-    return table_verify_block(table, (uint32_t)index) == KV_DAMAGED ? KV_DAMAGED : 0;
+    return table_verify_block(table, (uint32_t)index, false) == KV_DAMAGED ? KV_DAMAGED : 0;
 }
 
 /* ---- the table ---- */

@@ -121,7 +121,7 @@ static int find_in_table(const kv_view *view, kv_table *table, const char *key, 
         uint64_t start = table_block_offset(table, index);
         table_read_ahead(table, start, table_block_offset(table, index + 1) - start);
     }
-    int state = view_need_block(view, table, index);
+    int state = view_need_block(view, table, index, false);
     if (state != BLOCK_PLAIN) {
         return state == BLOCK_COMPRESSED ? KV_NEED_BLOCK : KV_DAMAGED;
     }

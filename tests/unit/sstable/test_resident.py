@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import random
 import resource
 import time
@@ -240,3 +241,68 @@ def test_a_long_value_is_read_at_once(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     assert view.get(b"long") == noise(900_000, 1)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_majflt - before < 20
+
+
+# ---- a short scan looks ahead ----
+
+
+def can_populate(tmp_path: Path) -> bool:
+    """Whether the kernel has MADV_POPULATE_READ (Linux 5.14)."""
+    (tmp_path / "one page").write_bytes(bytes(4096))
+    with (tmp_path / "one page").open("rb") as file:
+        memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+    try:
+        memory.madvise(22)
+    except OSError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_short_scan_checks_blocks_that_are_in_memory_where_they_are(
+    tmp_path: Path, *, reverse: bool
+) -> None:
+    """Its file is exchanged for an empty one: whatever it still read of it would be an error."""
+    if not can_populate(tmp_path):
+        pytest.skip("this kernel does not tell")
+    entries = {key: noise(1000, i) for i, key in enumerate(KEYS)}
+    view = make_view(tmp_path, [[{**entries}]])
+    expected = sorted(entries.items(), reverse=reverse)
+    view.first(None, None, 1, reverse=reverse)  # index and first block are read
+    fd = view.tables[0].file.fileno()
+    assert fd is not None
+    with (tmp_path / "empty").open("wb") as empty:
+        os.dup2(empty.fileno(), fd)
+    assert view.first(None, None, 150, reverse=reverse) == (expected[:150], False)
+    with pytest.raises(OSError, match="read of"):
+        view.get(expected[300][0])
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_short_scan_reads_ahead_what_it_wants_and_not_all(
+    tmp_path: Path, *, reverse: bool
+) -> None:
+    many = [b"%05d" % i for i in range(4000)]
+    entries = {key: noise(1000, i) for i, key in enumerate(many)}
+    write(tmp_path, "0", {**entries})
+    for wanted in (1, 2, 9, 100):
+        view = reopen(tmp_path)
+        start, stop = (None, many[2000]) if reverse else (many[2000], None)
+        expected = many[2000 - wanted : 2000][::-1] if reverse else many[2000 : 2000 + wanted]
+        first, are_all = view.first(start, stop, wanted, reverse=reverse)
+        assert first == [(key, entries[key]) for key in expected]
+        assert not are_all
+        assert sum(resident_pages(tmp_path / "0.sst")) < 700, "of a thousand"
+
+
+@each_kind
+def test_a_first_list_that_may_not_wait_is_whole_or_short(tmp_path: Path, kinds: Any) -> None:
+    entries = {key: noise(1000, i) for i, key in enumerate(KEYS)}
+    write(tmp_path, "0", {**entries}, kinds=kinds)
+    view = reopen(tmp_path)
+    expected = sorted(entries.items())
+    assert view.first(None, None, 50, reverse=False, only_resident=True) == ([], False)
+    assert read_all(view.cursor(), 50) == expected
+    first, _ = view.first(None, None, 50, reverse=False, only_resident=True)
+    assert first == expected[: len(first)]
+    assert kinds != KINDS["plain"] or len(first) == 50
