@@ -25,6 +25,7 @@ from kvstore.access import Access
 from kvstore.batch import OPERATION_BYTES
 from kvstore.compaction import BackgroundWorker
 from kvstore.errors import KVStoreError
+from kvstore.memtable import ENTRY_BYTES
 from kvstore.tree import Tree
 from kvstore.wal import READY_MAX, SegmentedWalWriter
 from kvstore.wal.background import BackgroundFlusher
@@ -209,8 +210,11 @@ class WritePipeline:
             tickets, lsns = pairs[::2], pairs[1::2]
             first = bisect(lsns, self.applied_lsn)  # relaxed writes before that applied themselves
             changes = [self._pending[ticket] for ticket in tickets[first:]]
+            puts = None
             if _each_of_one_key(changes) and lsns[-1] - lsns[first] == len(changes) - 1:
-                self._apply(Puts.of(changes), lsns[-1])
+                puts = Puts.of(changes)
+            if puts is not None and self._fits(puts):
+                self._apply(puts, lsns[-1])
             else:
                 for change, lsn in zip(changes, lsns[first:], strict=True):
                     self._apply(change, lsn)
@@ -218,6 +222,10 @@ class WritePipeline:
             for ticket in tickets:
                 self._pending.pop(ticket, None)
             pairs = self._wal.ready() if len(tickets) == READY_MAX else []
+
+    def _fits(self, puts: Puts) -> bool:
+        size = puts.payload_bytes + ENTRY_BYTES * len(puts.keys)
+        return self._tree.state.memtable.bytes_used + size < self._memtable_bytes_max
 
     def _apply(self, change: Change | Puts, lsn: int) -> None:
         memtable = self._tree.state.memtable

@@ -21,7 +21,7 @@ from pathlib import Path
 
 MINOR_VERSIONS = range(10, 14)
 PARALLEL_RUNS_MAX = 2
-STEP_SECONDS_MAX = 300
+STEP_SECONDS_MAX = 1200
 CHECKOUT = Path(__file__).resolve().parent.parent
 BUILD_NAMES = ("kvstore", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 TEST_NAMES = ("tests", "bench", "docs", "pyproject.toml", "README.md")

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Callable, Iterator
-from contextvars import Context
+from contextvars import Context, copy_context
 from typing import Any
 
 from kvstore.batch import OPERATION_BYTES
@@ -65,9 +65,9 @@ class Write(Outcome):
     # ---- what a task asks of a future ----
 
     def add_done_callback(  # type: ignore[override]
-        self, callback: Callable[[Outcome], object], *, context: Context
+        self, callback: Callable[[Outcome], object], *, context: Context | None = None
     ) -> None:
-        self.waiting.append((callback, context))
+        self.waiting.append((callback, copy_context() if context is None else context))
 
     def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002
         if not self.done():

@@ -140,7 +140,7 @@ class AsyncWriter:
 
     def _has_room(self, size: int) -> bool:
         """Whether a write may be taken in now; raises when none may ever."""
-        if not self._pump_due or _running_loop() is not self._loop:
+        if not self._pump_due or self._closing or _running_loop() is not self._loop:
             self._check()
         held = self.bytes + (self._open.size if self._open else 0)
         return not (self._room or (held and held + size > self._queue_bytes_max))
@@ -175,7 +175,8 @@ class AsyncWriter:
         return puts
 
     def _begin_puts(self) -> Puts:
-        room = self._queue_bytes_max - self.bytes
+        # Who was given room brings his bytes along: they are room for his group.
+        room = self._queue_bytes_max - self.bytes + self._granted
         puts = Puts(self._loop, self._look_soon, min(self._puts_bytes_max, room))
         self._open_max = min(self._puts_max, self._batch_writes - self._queued)
         self._queue.append(puts)
@@ -222,6 +223,7 @@ class AsyncWriter:
     async def close(self) -> None:
         """Takes nothing more in; returns when all that was is durable, or has failed."""
         self._closing = True
+        self._end_puts()
         try:
             if self._busy() and not self._loop.is_closed():
                 self._idle = self._loop.create_future()

@@ -1,5 +1,5 @@
 """The sorted in-memory table."""
 
-from kvstore.memtable.table import ABSENT, MemTable
+from kvstore.memtable.table import ABSENT, ENTRY_BYTES, MemTable
 
-__all__ = ["ABSENT", "MemTable"]
+__all__ = ["ABSENT", "ENTRY_BYTES", "MemTable"]

@@ -21,14 +21,14 @@ from typing import Any
 
 from sortedcontainers import SortedList
 
-__all__ = ["ABSENT", "MemTable"]
+__all__ = ["ABSENT", "ENTRY_BYTES", "MemTable"]
 
 ABSENT: Any = object()
 """What a look-up gives for a key that the memtable does not know; None says that it is deleted."""
 
-# Memory of an entry beyond its key's and value's bytes: two bytes objects (33 B each, rounded up),
-# a slot in the dict and one in the sorted view. Tests hold it against tracemalloc.
-_ENTRY_BYTES = 128
+ENTRY_BYTES = 128
+"""Memory of an entry beyond its key's and value's bytes: two bytes objects (33 B each, rounded up),
+a slot in the dict and one in the sorted view. Tests hold it against tracemalloc."""
 _UNDO_BYTES = 150
 _UNDO_LIMIT = 1000
 _VERIFY = os.environ.get("KVSTORE_VERIFY") == "1"
@@ -103,10 +103,10 @@ class MemTable:
             values[key] = value
             if value is None:
                 self._deleted_count += 1
-                self.bytes_used += _ENTRY_BYTES + len(key)
+                self.bytes_used += ENTRY_BYTES + len(key)
                 self._drop_needless(key)
             else:
-                self.bytes_used += _ENTRY_BYTES + len(key) + len(value)
+                self.bytes_used += ENTRY_BYTES + len(key) + len(value)
             self.last_lsn = lsn
             self._changing = False
             if _VERIFY:
@@ -159,7 +159,7 @@ class MemTable:
         grown = len(known) - count
         # A dict keeps the order in which its keys came: the new ones are the last.
         self._unsorted += keys if grown == len(keys) else itertools.islice(reversed(known), grown)
-        self.bytes_used += _ENTRY_BYTES * len(keys) + payload_bytes
+        self.bytes_used += ENTRY_BYTES * len(keys) + payload_bytes
         self.last_lsn = last_lsn
         self._changing = False
         if _VERIFY:
@@ -188,9 +188,9 @@ class MemTable:
                 deleted -= 1
             if value is None:
                 deleted += 1
-                used += _ENTRY_BYTES + len(key)
+                used += ENTRY_BYTES + len(key)
             else:
-                used += _ENTRY_BYTES + len(key) + len(value)
+                used += ENTRY_BYTES + len(key) + len(value)
         values.update(changes)
         self._deleted_count += deleted
         self.bytes_used += used
@@ -245,7 +245,7 @@ class MemTable:
         values = [value for value in self._values.values() if value is not None]
         self._deleted_count = len(self._values) - len(values)
         self.bytes_used = (
-            _ENTRY_BYTES * len(self._values) + sum(map(len, self._values)) + sum(map(len, values))
+            ENTRY_BYTES * len(self._values) + sum(map(len, self._values)) + sum(map(len, values))
         )
 
     # ---- reading ----
