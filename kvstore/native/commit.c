@@ -109,7 +109,8 @@ static bool still_gathering(const kv_log *log) {
 static void gather(kv_log *log, uint64_t lsn, bool applied) {
     waiter me = {.lsn = lsn, .applied = applied};
     if (log->gatherer) {
-        wait_in_list(log, &me, 0);
+        /* Should that one be late. */
+        wait_in_list(log, &me, applied ? 0 : log->gather_until_ns + GATHER_NS_MAX);
         return;
     }
     log->gatherer = &me;

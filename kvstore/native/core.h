@@ -199,8 +199,8 @@ void wake_successor(kv_log *log);
 /* Gives the lock up until progress is made: drives, or waits for who drives. The caller waits for
  * lsn (0: for anything), to be `applied` or just durable, and looks again. */
 void await_progress(kv_log *log, uint64_t lsn, bool applied);
-/* Waits in the list, without driving, until woken: true; or until deadline_ns (0: for as long as
- * patience lasts): false. */
+/* Waits in the list, without driving, until woken: true; or until deadline_ns: false. 0: without
+ * end, but who waits to be applied, as long as his patience lasts. */
 bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns);
 /* Wakes the first one who waits for nothing any more; whoever is woken does the same. */
 void wake_next(kv_log *log);
@@ -225,7 +225,7 @@ void plan_gathering(kv_log *log);
 void tell_first(kv_log *log);
 /* One who waited so long for that knows it now; when not by another, the rest are to be told. */
 void was_told(kv_log *log, bool by_another, uint64_t waited_ns);
-/* How long a thread waits in the list before it looks again by itself. */
+/* How long one who waits for that waits before he looks again by himself. */
 uint64_t patience_ns(const kv_log *log);
 
 /* append.c */

@@ -506,12 +506,16 @@ static void condition_init(pthread_cond_t *cond) {
 
 bool wait_in_list(kv_log *log, waiter *me, uint64_t deadline_ns) {
     uint64_t began_ns = clock_ns();
-    struct timespec until = condition_time(deadline_ns ? deadline_ns : began_ns + patience_ns(log));
+    if (me->applied && deadline_ns == 0) {
+        deadline_ns = began_ns + patience_ns(log); /* who is to apply, or to tell, may never come */
+    }
+    struct timespec until = condition_time(deadline_ns);
     condition_init(&me->cond);
     link_waiter(log, me);
     bool in_time = true;
     while (!me->woken && in_time) {
-        in_time = pthread_cond_timedwait(&me->cond, &log->lock, &until) != ETIMEDOUT;
+        in_time = deadline_ns ? pthread_cond_timedwait(&me->cond, &log->lock, &until) != ETIMEDOUT
+                              : !pthread_cond_wait(&me->cond, &log->lock);
     }
     bool woken = me->woken;
     if (!woken) {
